@@ -1,0 +1,68 @@
+"""SimpleTrain: a portal to run training jobs on GPU clusters. The whole assembly stands on this screen."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from flask import Flask
+
+from app import errors, security, wake
+from app.config import Config, ConfigError
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """The application with these settings, or with those of the environment. Does no I/O beyond reading the key."""
+    if config is None:
+        try:
+            config = Config.from_env()
+        except ConfigError as error:
+            sys.exit(f"simpletrain: {error}")
+
+    from app import api, commands, components, database, extensions, health
+    from app.accounts import access as accounts_access
+    from app.accounts.routes import bp as accounts_pages
+    from app.installation import keys
+    from app.jobs.api import register as jobs_api
+    from app.jobs.routes import bp as jobs_pages
+    from app.orgs import access as orgs_access
+
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    app = Flask(__name__)
+    app.config.from_mapping(
+        PORTAL=config,
+        SECRET_KEY=keys.read(config) or None,
+        SQLALCHEMY_DATABASE_URI=config.database,
+        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(config.database),
+        TRUSTED_HOSTS=config.hosts,
+        MAX_CONTENT_LENGTH=4 << 20,
+        MAX_FORM_MEMORY_SIZE=4 << 20,
+        PERMANENT_SESSION_LIFETIME=config.session_hours * 3600,
+        SESSION_COOKIE_SECURE=config.secure,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_REFRESH_EACH_REQUEST=False,
+        WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session: pages stay open all day
+    )
+
+    extensions.db.init_app(app)
+    with app.app_context():
+        database.prepare_engine(extensions.db.engine)
+    extensions.migrate.init_app(app, extensions.db, directory="migrations", render_as_batch=True)
+    wake.install(app)
+
+    # in the order in which a request passes them
+    security.install(app, config)
+    extensions.csrf.init_app(app)
+    accounts_access.install(app)
+    orgs_access.install(app)
+
+    app.register_blueprint(health.bp)
+    app.register_blueprint(accounts_pages)
+    app.register_blueprint(jobs_pages)
+    api.install(app, jobs_api)
+    components.install(app, config)
+    errors.install(app)
+    commands.install(app)
+    return app

@@ -1,0 +1,1 @@
+"""Who is asking: people, their passwords, sign-in links, sessions and API tokens."""

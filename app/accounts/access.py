@@ -1,0 +1,124 @@
+"""Who is asking, decided in one place. A view is closed to strangers unless it is marked `public`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Flask, Request, Response, current_app, g, redirect, request, session, url_for
+from flask_login import LoginManager
+from werkzeug.exceptions import Unauthorized
+
+from app.accounts import service
+from app.accounts.models import User, UserSession
+from app.config import Config
+from app.database import now, transaction
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+login = LoginManager()
+
+
+def public(view: View) -> View:
+    """Open a view to people who are not signed in."""
+    view.public = True  # type: ignore[attr-defined]
+    return view
+
+
+def is_public(endpoint: str) -> bool:
+    return endpoint == "static" or getattr(current_app.view_functions[endpoint], "public", False)
+
+
+def install(app: Flask) -> None:
+    login.init_app(app)
+
+    @app.before_request
+    def _close_to_strangers() -> Any:
+        if request.endpoint is None or is_public(request.endpoint):
+            return None
+        if not service.current_user().is_authenticated:
+            return login.unauthorized()
+        return None
+
+
+@login.request_loader  # type: ignore[untyped-decorator]
+def _who_asks(incoming: Request) -> User | None:
+    """A page believes only the cookie, the API only the bearer token: neither opens the other."""
+    if incoming.path.startswith("/api/"):
+        return _bearer(incoming)
+    secret = session.get("sid")
+    config: Config = current_app.config["PORTAL"]
+    found = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
+    if found is None:
+        return None
+    if found.seen_at < now() - service.SEEN_EVERY:
+        session_id = found.id
+        with transaction():
+            service.touch_session(session_id)
+    g.user_session = found
+    return found.user
+
+
+def _bearer(incoming: Request) -> User | None:
+    kind, _, token = incoming.headers.get("Authorization", "").partition(" ")
+    found = service.token_of(token.strip()) if kind.lower() == "bearer" else None
+    if found is None:
+        return None
+    if found.used_at is None or found.used_at < now() - service.SEEN_EVERY:
+        token_id = found.id
+        with transaction():
+            service.touch_token(token_id)
+    g.api_token = found
+    return found.user
+
+
+@login.unauthorized_handler  # type: ignore[untyped-decorator]
+def _ask_to_sign_in() -> Any:
+    if request.path.startswith("/api/"):
+        raise Unauthorized
+    back = url_for("accounts.sign_in", next=request.full_path.rstrip("?") if request.method == "GET" else None)
+    if request.headers.get("HX-Request"):
+        # a redirect would be followed into the fragment; this header makes htmx load the page instead
+        page = urlsplit(request.headers.get("HX-Current-URL", ""))
+        here = page.path + (f"?{page.query}" if page.query else "")
+        return Response(status=401, headers={"HX-Redirect": url_for("accounts.sign_in", next=local_path(here))})
+    if request.method == "GET":
+        return redirect(back)
+    raise Unauthorized
+
+
+def sign_in(user: User, config: Config) -> None:
+    """Sign this browser in, with a fresh session: what it held before is void. Call inside a transaction."""
+    if (old := current_session()) is not None:
+        service.end_session(old.user_id, old.id)
+    secret = service.begin_session(
+        user, config.session_hours, request.user_agent.string or "", request.remote_addr or ""
+    )
+    session.clear()
+    session.permanent = True
+    session["sid"] = secret
+
+
+def sign_out() -> None:
+    """End the session on the server too: a copy of its cookie opens nothing. Call inside a transaction."""
+    if (found := current_session()) is not None:
+        service.end_session(found.user_id, found.id)
+    session.clear()
+
+
+def current_session() -> UserSession | None:
+    if "user_session" not in g:
+        _who_asks(request)
+    found: UserSession | None = g.get("user_session")
+    return found
+
+
+def local_path(target: str | None) -> str | None:
+    """`target` if it is a path of this portal and of nothing else, for sending people back to where they were."""
+    if not target or len(target) > 2000 or not target.startswith("/") or target.startswith(("//", "/\\")):
+        return None
+    if any(character in target for character in "\\\r\n\t\0") or any(ord(character) < 32 for character in target):
+        return None
+    parts = urlsplit(target)
+    return target if not parts.scheme and not parts.netloc else None

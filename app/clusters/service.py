@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+
+from app.cluster.protocol import Capacity, GpuPool
+from app.clusters.models import ClusterKind, ClusterOrg, ClusterRow
+from app.database import db, now
+
+__all__ = ["Capacity", "ClusterKind", "ClusterRow", "GpuPool"]
+
+SILENT = timedelta(seconds=90)
+THIS_MACHINE = "this-machine"
+
+
+def of_org(org_id: int) -> list[ClusterRow]:
+    """The clusters that an org may use, in the order in which they were added."""
+    allowed = select(ClusterOrg.cluster_id).where(ClusterOrg.org_id == org_id)
+    return list(
+        db.session.scalars(
+            select(ClusterRow)
+            .where(ClusterRow.for_every_org.is_(True) | ClusterRow.id.in_(allowed))
+            .order_by(ClusterRow.id)
+        )
+    )
+
+
+def by_id(cluster_id: int) -> ClusterRow:
+    return db.session.get_one(ClusterRow, cluster_id)
+
+
+def names(cluster_ids: set[int]) -> dict[int, str]:
+    rows = db.session.execute(select(ClusterRow.id, ClusterRow.name).where(ClusterRow.id.in_(cluster_ids)))
+    return {row.id: row.name for row in rows}
+
+
+def everything() -> list[ClusterRow]:
+    return list(db.session.scalars(select(ClusterRow).order_by(ClusterRow.id)))
+
+
+def capacity(row: ClusterRow) -> Capacity | None:
+    """What the worker last saw; None before it looked for the first time."""
+    if not row.capacity:
+        return None
+    stored = dict(row.capacity)
+    return Capacity(**{**stored, "gpus": tuple(GpuPool(**pool) for pool in stored["gpus"])})
+
+
+def capacity_json(seen: Capacity) -> dict[str, Any]:
+    return {**asdict(seen), "gpus": [asdict(pool) for pool in seen.gpus]}
+
+
+def silent_since(row: ClusterRow) -> datetime | None:
+    """Since when a cluster has not answered, once that is worth telling. This machine cannot be silent."""
+    if row.kind is ClusterKind.LOCAL or row.answered_at is None or row.answered_at > now() - SILENT:
+        return None
+    return row.answered_at
+
+
+def ensure_this_machine(refused: str) -> None:
+    """Register this machine as a cluster, or say why it takes no jobs any more. Call inside a transaction."""
+    row = db.session.scalar(select(ClusterRow).where(ClusterRow.name == THIS_MACHINE))
+    if row is None:
+        db.session.add(ClusterRow(name=THIS_MACHINE, kind=ClusterKind.LOCAL, refused=refused))
+    elif row.refused != refused:
+        row.refused = refused
+
+
+def record(cluster_id: int, answered_at: datetime | None, error: str, seen: Capacity | None) -> None:
+    """Keep what the worker saw. Call inside a transaction of the worker."""
+    values: dict[str, Any] = {"answered_at": answered_at, "error": error}
+    if seen is not None:
+        values["capacity"] = capacity_json(seen)
+    db.session.execute(update(ClusterRow).where(ClusterRow.id == cluster_id).values(**values))

@@ -1,0 +1,337 @@
+"""Launching, finding and stopping jobs. Pages, API and commands call this; it knows no forms and no HTML."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from app import durations, wake
+from app.accounts.service import User
+from app.cluster.protocol import Code, JobSpec
+from app.clusters import service as clusters
+from app.database import db, now, transaction
+from app.jobs import spec as specs
+from app.jobs.models import Job, JobAttempt, JobEvent, JobRank, Wish
+from app.jobs.request import LaunchRefused, LaunchRequest, resolve
+from app.jobs.states import ACTIVE, State
+from app.orgs.models import Org, Role
+from app.presets import service as presets
+from app.presets.service import PresetView
+
+__all__ = ["Job", "JobEvent", "JobRank", "LaunchRefused", "LaunchRequest", "State"]
+
+PAGE = 50  # jobs on one page
+COUNT_CAP = 1000  # tabs count so far and then say "1,000+"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_UID = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+class JobNotFound(Exception):
+    """There is no such job in this org: the same for what never existed and for what another org has."""
+
+
+class MayNotStop(Exception):
+    """A member stops own jobs only; an owner stops any."""
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to a request that asked for something else."""
+
+
+# launching
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    job: Job
+    replayed: bool  # the same request was acknowledged before; nothing new was made
+
+
+def launch(org: Org, user: User, asked: LaunchRequest, key: str | None = None) -> Launch:
+    """Commit the wish to run a job and wake the worker. Once this returns, no crash can lose it.
+
+    Raises LaunchRefused, with nothing kept and the key not used up, or KeyReused.
+    """
+    org_id, user_id = org.id, user.id
+    for _ in range(5):
+        try:
+            with transaction():
+                return _launch(org_id, user_id, asked, key)
+        except IntegrityError:
+            continue  # another request took the name or the key since we looked: look again
+    raise LaunchRefused({"name": "Others take the same names right now. Write one of your own."})
+
+
+def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None) -> Launch:
+    if key is not None:
+        earlier = db.session.scalar(
+            select(Job).where(Job.org_id == org_id, Job.user_id == user_id, Job.idempotency_key == key)
+        )
+        if earlier is not None:
+            if earlier.request_hash != asked.digest():
+                raise KeyReused
+            return Launch(earlier, replayed=True)
+    preset = next((each for each in presets.of_org(org_id) if each.name == asked.preset), None)
+    usable = clusters.of_org(org_id)
+    errors: dict[str, str] = {}
+    if asked.name and is_taken(org_id, asked.name):
+        free = free_name(org_id, asked.name)
+        errors["name"] = f"The name {asked.name} is taken in this org. {free} is free."
+    try:
+        spec, cluster = resolve(asked, preset, usable)
+    except LaunchRefused as refused:
+        raise LaunchRefused({**refused.errors, **errors}) from None
+    if errors or preset is None:
+        raise LaunchRefused(errors)
+    job = Job(
+        uid=secrets.choice(_LETTERS) + "".join(secrets.choice(_UID) for _ in range(7)),
+        org_id=org_id,
+        user_id=user_id,
+        name=asked.name or free_name(org_id, preset.name),
+        preset_version_id=preset.version_id,
+        cluster_id=cluster.id,
+        spec=specs.to_json(spec),
+        gpus=spec.gpus,
+        nodes=spec.nodes,
+        reason_code=Code.SUBMITTED,
+        reason_text="It was just launched.",
+        idempotency_key=key,
+        request_hash=asked.digest() if key is not None else None,
+    )
+    db.session.add(job)
+    db.session.flush()
+    note(job, "Launched", f"for {cluster.name}", user_id=user_id, state=State.QUEUED)
+    wake.after_commit()
+    return Launch(job, replayed=False)
+
+
+def is_taken(org_id: int, name: str) -> bool:
+    return db.session.scalar(select(Job.id).where(Job.org_id == org_id, Job.name == name)) is not None
+
+
+def free_name(org_id: int, like: str) -> str:
+    """A name that nobody in the org uses: `like` itself, or it with a number behind."""
+    if not is_taken(org_id, like):
+        return like
+    stem, _, tail = like.rpartition("-")
+    if not stem or not tail.isdigit():
+        stem = like
+    stem = stem[:52].rstrip("-")
+    # the newest job of that stem tells where to go on; names with gaps below it are not worth a search
+    newest = db.session.scalars(
+        select(Job.name)
+        .where(Job.org_id == org_id, Job.name >= f"{stem}-0", Job.name < f"{stem}-:")
+        .order_by(Job.id.desc())
+        .limit(20)
+    )
+    numbers = [int(name.removeprefix(f"{stem}-")) for name in newest if name.removeprefix(f"{stem}-").isdigit()]
+    number = max(numbers, default=1) + 1
+    while is_taken(org_id, f"{stem}-{number}"):
+        number += 1
+    return f"{stem}-{number}"
+
+
+def again(org: Org, user: User, job: Job, key: str | None = None) -> Launch:
+    """Run the same once more, under a new name. Raises LaunchRefused where its preset does not allow it any more."""
+    return launch(org, user, replace(request_of(job), name=None), key)
+
+
+def request_of(job: Job) -> LaunchRequest:
+    """What to ask for to get this job once more."""
+    spec = specs.from_json(job.spec)
+    preset = presets.version(job.preset_version_id)
+    return LaunchRequest(
+        preset=preset.name,
+        command=spec.command,
+        gpus=spec.gpus,
+        nodes=spec.nodes,
+        name=job.name,
+        env={name: value for name, value in spec.env.items() if preset.content.env.get(name) != value},
+        cluster=clusters.by_id(job.cluster_id).name,
+        max_runtime=durations.written(spec.max_runtime),
+    )
+
+
+# finding
+
+
+def readable_job(org: Org, name: str) -> Job:
+    """Every member reads every job of the org. Raises JobNotFound."""
+    job = db.session.scalar(select(Job).where(Job.org_id == org.id, Job.name == name))
+    if job is None:
+        raise JobNotFound(name)
+    return job
+
+
+def may_stop(job: Job, user: User, role: Role) -> bool:
+    return role is Role.OWNER or (role is Role.MEMBER and job.user_id == user.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs of an org to list."""
+
+    state: str = ""  # a State, "active", or empty for all
+    user_id: int | None = None
+    q: str = ""  # part of the name
+
+    def narrow(self, query: Select[Any]) -> Select[Any]:
+        if self.state == "active":
+            query = query.where(Job.state.in_(ACTIVE))
+        elif self.state:
+            query = query.where(Job.state == State(self.state))
+        if self.user_id is not None:
+            query = query.where(Job.user_id == self.user_id)
+        if self.q:
+            query = query.where(Job.name.contains(self.q.lower(), autoescape=True))
+        return query
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    jobs: list[Job]
+    older: int | None  # id of the last job, where there are older ones
+    newer: int | None  # id of the first job, where there are newer ones
+
+
+def page_of_jobs(
+    org_id: int, only: Filter, before: int | None = None, after: int | None = None, limit: int = PAGE
+) -> JobPage:
+    """Newest first. `before` and `after` are ids of jobs: the page below, or right above, that one."""
+    query = only.narrow(select(Job).where(Job.org_id == org_id))
+    if after is not None:
+        rows = list(db.session.scalars(query.where(Job.id > after).order_by(Job.id).limit(limit + 1)))
+        more_above = len(rows) > limit
+        rows = rows[:limit][::-1]
+        return JobPage(rows, rows[-1].id if rows else None, rows[0].id if rows and more_above else None)
+    if before is not None:
+        query = query.where(Job.id < before)
+    rows = list(db.session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)))
+    more_below = len(rows) > limit
+    rows = rows[:limit]
+    return JobPage(rows, rows[-1].id if more_below else None, rows[0].id if rows and before is not None else None)
+
+
+def has_jobs(org_id: int) -> bool:
+    return db.session.scalar(select(Job.id).where(Job.org_id == org_id).limit(1)) is not None
+
+
+def counts(org_id: int) -> dict[str, int]:
+    """How many jobs an org has by state, each counted up to COUNT_CAP + 1 and no further."""
+    found: dict[str, int] = {}
+    for state in State:
+        some = select(Job.id).where(Job.org_id == org_id, Job.state == state).limit(COUNT_CAP + 1).subquery()
+        found[state.value] = db.session.scalar(select(func.count()).select_from(some)) or 0
+    found["active"] = sum(found[state.value] for state in ACTIVE)
+    found[""] = sum(found[state.value] for state in State)
+    return found
+
+
+def timeline(job: Job) -> list[JobEvent]:
+    """Oldest first."""
+    return list(db.session.scalars(select(JobEvent).where(JobEvent.job_id == job.id).order_by(JobEvent.id)))
+
+
+def attempt_of(job: Job, number: int | None = None) -> JobAttempt | None:
+    """One of its attempts; the current one if no number is given."""
+    return db.session.scalar(
+        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.number == (number or job.attempt))
+    )
+
+
+def ranks(attempt: JobAttempt | None) -> list[JobRank]:
+    if attempt is None:
+        return []
+    return list(db.session.scalars(select(JobRank).where(JobRank.attempt_id == attempt.id).order_by(JobRank.rank)))
+
+
+def people(user_ids: set[int]) -> dict[int, str]:
+    """Names of people by id."""
+    rows = db.session.execute(select(User.id, User.name).where(User.id.in_(user_ids)))
+    return {row.id: row.name for row in rows}
+
+
+def addresses(user_ids: set[int]) -> dict[int, str]:
+    """E-mail addresses of people by id: names need not be unique, these are."""
+    rows = db.session.execute(select(User.id, User.email).where(User.id.in_(user_ids)))
+    return {row.id: row.email for row in rows}
+
+
+def spec_of(job: Job) -> JobSpec:
+    return specs.from_json(job.spec)
+
+
+def preset_of(job: Job) -> PresetView:
+    return presets.version(job.preset_version_id)
+
+
+def near(org_id: int, name: str) -> list[Job]:
+    """Jobs whose names begin like a name that was not found: for whoever mistyped it."""
+    stem = name.lower()[:6].rstrip("-")
+    if len(stem) < 2:
+        return []
+    last = stem[:-1] + chr(ord(stem[-1]) + 1)
+    return list(
+        db.session.scalars(
+            select(Job)
+            .where(Job.org_id == org_id, or_(Job.name == stem, Job.name >= stem), Job.name < last)
+            .order_by(Job.name)
+            .limit(5)
+        )
+    )
+
+
+# stopping
+
+
+def stop(job: Job, user: User, role: Role) -> None:
+    """Commit the wish to stop a job and wake the worker. Repeating it is harmless; a final state stays.
+
+    Raises MayNotStop.
+    """
+    job_id, user_id = job.id, user.id
+    if not may_stop(job, user, role):
+        raise MayNotStop
+    with transaction():
+        fresh = db.session.get_one(Job, job_id, with_for_update=True)
+        if fresh.can_stop:
+            at = now()
+            fresh.wish = Wish.STOP
+            fresh.stop_asked_by = user_id
+            fresh.stop_asked_at = at
+            if fresh.attempt == 0:
+                # the worker has not begun with it, and after this commit it will not
+                finish(fresh, State.CANCELLED, Code.STOPPED, "It was stopped before it began.", at=at)
+                fresh.settled = True
+                note(fresh, "Cancelled", "before it began", user_id=user_id, state=State.CANCELLED)
+            else:
+                fresh.reason_code = Code.STOPPING
+                fresh.reason_text = "It was asked to stop."
+                fresh.reason_raw = ""
+                if fresh.state is not State.QUEUED:
+                    fresh.enter(State.STOPPING, at)
+                note(fresh, "Asked to stop", user_id=user_id, state=fresh.state)
+        wake.after_commit()
+
+
+def finish(job: Job, state: State, code: Code, text: str, raw: str = "", at: datetime | None = None) -> None:
+    """Enter a state with its reason. Call inside a transaction."""
+    job.enter(state, at or now())
+    job.reason_code, job.reason_text, job.reason_raw = code, text, raw
+
+
+def note(
+    job: Job,
+    text: str,
+    detail: str = "",
+    user_id: int | None = None,
+    state: State | None = None,
+    at: datetime | None = None,
+) -> None:
+    """Add a line to the timeline. Call inside a transaction."""
+    db.session.add(JobEvent(job_id=job.id, at=at or now(), text=text, detail=detail, user_id=user_id, state=state))

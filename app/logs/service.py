@@ -1,0 +1,263 @@
+"""The archive of what jobs print. Bytes go in and come out unchanged; gaps are kept beside them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+
+from app.database import db, now
+from app.logs.models import LogChunk, LogGap, LogStream
+
+__all__ = ["LogGap", "LogStream"]
+
+CHUNK = 256 << 10  # bytes of one row at most
+MERGE = 32 << 10  # a last chunk this small takes in what follows, so that a slow job does not make a row a line
+REPLY = 1 << 20  # bytes of one reply of the API at most
+
+
+# writing: only the worker does
+
+
+def stream(attempt_id: int, rank: int) -> LogStream:
+    """Call inside a transaction where it may not exist yet."""
+    found = db.session.get(LogStream, (attempt_id, rank))
+    if found is None:
+        found = LogStream(attempt_id=attempt_id, rank=rank, cursor="", size=0, lines=0, line_start=0, complete=False)
+        db.session.add(found)
+        db.session.flush()
+    return found
+
+
+def append(to: LogStream, data: bytes, cursor: str, skipped: int | None, why: str, complete: bool, limit: int) -> None:
+    """Add what a cluster gave, with the cursor behind it. Call inside a transaction of the worker.
+
+    Beyond `limit` bytes the head and the tail stay, half each, and the gap between them grows.
+    """
+    if skipped is None or skipped:
+        db.session.add(LogGap(attempt_id=to.attempt_id, rank=to.rank, first_byte=to.size, size=skipped, why=why))
+        to.size += skipped or 0
+        to.line_start = to.size
+        db.session.flush()
+    for start in range(0, len(data), CHUNK):
+        _append_chunk(to, data[start : start + CHUNK], may_merge=skipped == 0)
+    to.cursor = cursor
+    to.complete = complete
+    if to.size > limit and data:
+        _trim(to, limit)
+
+
+def _append_chunk(to: LogStream, data: bytes, may_merge: bool) -> None:
+    last = _last_chunk(to) if may_merge else None
+    if last is not None and last.end == to.size and last.size + len(data) <= MERGE:
+        last.data = zlib.compress(zlib.decompress(last.data) + data, 3)
+        last.size += len(data)
+        last.at = now()
+    else:
+        db.session.add(
+            LogChunk(
+                attempt_id=to.attempt_id,
+                rank=to.rank,
+                first_byte=to.size,
+                first_line=to.lines,
+                size=len(data),
+                data=zlib.compress(data, 3),
+            )
+        )
+    last_end = data.rfind(b"\n")
+    if last_end >= 0:
+        to.lines += data.count(b"\n")
+        to.line_start = to.size + last_end + 1
+    to.size += len(data)
+    to.last_at = now()
+    db.session.flush()
+
+
+def _last_chunk(to: LogStream) -> LogChunk | None:
+    return db.session.scalar(
+        select(LogChunk)
+        .where(LogChunk.attempt_id == to.attempt_id, LogChunk.rank == to.rank)
+        .order_by(LogChunk.first_byte.desc())
+        .limit(1)
+    )
+
+
+def _trim(to: LogStream, limit: int) -> None:
+    half = limit // 2
+    of_stream = (LogChunk.attempt_id == to.attempt_id, LogChunk.rank == to.rank)
+    # chunks go whole, so head and tail are kept to within one chunk of the limit, never below it
+    gone = db.session.execute(
+        delete(LogChunk)
+        .where(*of_stream, LogChunk.first_byte >= half, LogChunk.first_byte + LogChunk.size <= to.size - half)
+        .returning(LogChunk.first_byte, LogChunk.size)
+    ).all()
+    if not gone:
+        return
+    first = min(row.first_byte for row in gone)
+    end = max(row.first_byte + row.size for row in gone)
+    gap = db.session.scalar(
+        select(LogGap)
+        .where(
+            LogGap.attempt_id == to.attempt_id,
+            LogGap.rank == to.rank,
+            LogGap.first_byte >= half,
+            LogGap.first_byte <= first,
+        )
+        .order_by(LogGap.first_byte)
+        .limit(1)
+    )
+    if gap is None:
+        gap = LogGap(attempt_id=to.attempt_id, rank=to.rank, first_byte=first, size=0, why="")
+        db.session.add(gap)
+    gap.size = end - gap.first_byte
+    gap.why = f"The log grew beyond {limit:,} bytes; its beginning and its end are kept."
+    # gaps that lie inside this one are part of it now
+    db.session.execute(
+        delete(LogGap).where(
+            LogGap.attempt_id == to.attempt_id,
+            LogGap.rank == to.rank,
+            LogGap.first_byte > gap.first_byte,
+            LogGap.first_byte < end,
+        )
+    )
+
+
+# reading
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes that follow each other, from the archive."""
+
+    first_byte: int
+    first_line: int  # number, from 0, of the line that the first byte belongs to
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        return self.first_byte + len(self.data)
+
+
+def streams(attempt_id: int) -> list[LogStream]:
+    return list(
+        db.session.scalars(select(LogStream).where(LogStream.attempt_id == attempt_id).order_by(LogStream.rank))
+    )
+
+
+def find_stream(attempt_id: int, rank: int) -> LogStream | None:
+    return db.session.get(LogStream, (attempt_id, rank))
+
+
+def pieces(attempt_id: int, rank: int, since: int = 0, until: int | None = None) -> Iterator[Piece]:
+    """The archive from a byte on, a chunk at a time. Each chunk is its own short read.
+
+    So nobody who downloads slowly holds a read transaction open, which would stop SQLite's WAL from shrinking.
+    """
+    position = since
+    while until is None or position < until:
+        chunk = _chunk_at(attempt_id, rank, position)
+        if chunk is None:
+            return
+        data = zlib.decompress(chunk.data)
+        piece = Piece(chunk.first_byte, chunk.first_line, data)
+        if chunk.first_byte < position:
+            cut = position - chunk.first_byte
+            piece = Piece(position, chunk.first_line + data.count(b"\n", 0, cut), data[cut:])
+        if until is not None and piece.end > until:
+            piece = Piece(piece.first_byte, piece.first_line, piece.data[: until - piece.first_byte])
+        if piece.data:
+            yield piece
+        position = chunk.end
+
+
+def _chunk_at(attempt_id: int, rank: int, position: int) -> LogChunk | None:
+    """The chunk that holds a byte, or the first one behind it."""
+    of_stream = (LogChunk.attempt_id == attempt_id, LogChunk.rank == rank)
+    holds = db.session.scalar(
+        select(LogChunk)
+        .where(*of_stream, LogChunk.first_byte <= position)
+        .order_by(LogChunk.first_byte.desc())
+        .limit(1)
+    )
+    if holds is not None and holds.end > position:
+        return holds
+    return db.session.scalar(
+        select(LogChunk).where(*of_stream, LogChunk.first_byte > position).order_by(LogChunk.first_byte).limit(1)
+    )
+
+
+def gaps(attempt_id: int, rank: int, since: int, until: int) -> list[LogGap]:
+    """Where bytes are missing between two positions, the first included."""
+    return list(
+        db.session.scalars(
+            select(LogGap)
+            .where(
+                LogGap.attempt_id == attempt_id,
+                LogGap.rank == rank,
+                LogGap.first_byte >= since,
+                LogGap.first_byte <= until,
+            )
+            .order_by(LogGap.first_byte)
+        )
+    )
+
+
+def byte_of_line(attempt_id: int, rank: int, line: int) -> int:
+    """Where a line, counted from 0, begins; a line that is missing gives the first byte behind the gap."""
+    of_stream = (LogChunk.attempt_id == attempt_id, LogChunk.rank == rank)
+    # the newest chunk that begins in an earlier line, or exactly at the start of this one
+    chunk = db.session.scalar(
+        select(LogChunk)
+        .where(*of_stream, LogChunk.first_line < line)
+        .order_by(LogChunk.first_line.desc(), LogChunk.first_byte.desc())
+        .limit(1)
+    )
+    if chunk is None:
+        first = db.session.scalar(select(LogChunk.first_byte).where(*of_stream).order_by(LogChunk.first_byte).limit(1))
+        return first or 0
+    missing = line - chunk.first_line  # line ends to pass
+    for piece in pieces(attempt_id, rank, chunk.first_byte):
+        ends = piece.data.count(b"\n")
+        if ends >= missing:
+            at = -1
+            for _ in range(missing):
+                at = piece.data.index(b"\n", at + 1)
+            return piece.first_byte + at + 1
+        missing -= ends
+        if piece.first_line > line:  # the line went missing in a gap
+            return piece.first_byte
+    found = find_stream(attempt_id, rank)
+    return found.size if found else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one read of the API gives."""
+
+    data: bytes
+    next: int
+    at_end: bool  # this reply reaches the end of what is there
+    gaps: list[LogGap]
+
+
+def read(attempt_id: int, rank: int, since: int, limit: int = REPLY) -> Reply:
+    """The bytes from a position on, at most `limit`."""
+    found = find_stream(attempt_id, rank)
+    if found is None or since >= found.size:
+        tail_gaps = gaps(attempt_id, rank, since, since) if found else []
+        return Reply(b"", since, True, [gap for gap in tail_gaps if gap.size is None])
+    parts: list[bytes] = []
+    room = limit
+    end = since
+    for piece in pieces(attempt_id, rank, since, found.size):
+        part = piece.data[:room]
+        parts.append(part)
+        end = piece.first_byte + len(part)
+        room -= len(part)
+        if not room:
+            break
+    else:
+        end = max(end, found.size)
+    return Reply(b"".join(parts), end, end >= found.size, gaps(attempt_id, rank, since, max(since, end - 1)))

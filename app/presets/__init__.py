@@ -1,0 +1,1 @@
+"""Presets: an image with sensible limits, kept by an org's owners, versioned."""

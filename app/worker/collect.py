@@ -1,0 +1,173 @@
+"""Carries what jobs print into the archive: one thread reads all sources and commits them together.
+
+A chunk and the cursor behind it are saved in one transaction, so a crash at any moment loses no byte and keeps none
+twice: whoever goes on reads from the cursor. One transaction a quarter of a second for all streams, because what a
+commit costs does not depend on how much is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Flask
+
+from app.cluster.faults import fault
+from app.cluster.protocol import AttemptKey, Cluster, ClusterError, LogPiece, LogSource
+from app.logs import service as logs
+from app.worker.turn import Replaced, Turn
+
+EVERY = 0.25  # seconds between commits
+PIECE = 1 << 20  # bytes read from one source at a time
+ROUND = 8 << 20  # bytes committed together at most: what the queue may hold in memory
+
+log = logging.getLogger("simpletrain.worker")
+
+
+@dataclass(slots=True)
+class _Following:
+    key: AttemptKey
+    cluster: Cluster
+    done: Callable[[], None]
+    source: LogSource | None = None
+    not_before: float = 0.0  # monotonic seconds
+    failures: int = 0
+
+
+class Collector:
+    def __init__(self, app: Flask, turn: Turn, limit: int, failed: Callable[[BaseException], None]) -> None:
+        self._app = app
+        self._turn = turn
+        self._limit = limit
+        self._failed = failed
+        self._streams: dict[tuple[int, int], _Following] = {}
+        self._lock = threading.Lock()
+        self._busy = threading.Event()  # set while there is something to follow, or the end has come
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Commit what was read and end."""
+        self._stopping = True
+        self._busy.set()
+        self._thread.join()
+
+    def follow(self, attempt_id: int, ranks: int, key: AttemptKey, cluster: Cluster, done: Callable[[], None]) -> None:
+        """Archive the output of every rank of an attempt, from where the archive ends. Repeating it changes nothing.
+
+        `done` is called, from the collector's thread, whenever a stream is complete.
+        """
+        with self._lock:
+            for rank in range(ranks):
+                self._streams.setdefault((attempt_id, rank), _Following(key, cluster, done))
+        self._busy.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._busy.wait()
+                began = time.monotonic()
+                with self._app.app_context():
+                    self._round()
+                with self._lock:
+                    if not self._streams and not self._stopping:
+                        self._busy.clear()
+                if not self._stopping:
+                    time.sleep(max(0.0, EVERY - (time.monotonic() - began)))
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self._close_sources()
+
+    def _round(self) -> None:
+        with self._lock:
+            streams = list(self._streams.items())
+        pieces: list[tuple[tuple[int, int], LogPiece]] = []
+        room = ROUND
+        for stream, following in streams:
+            if room <= 0:
+                break
+            piece = self._read(stream, following, min(PIECE, room))
+            if piece is not None:
+                room -= len(piece.data)
+                pieces.append((stream, piece))
+        # the streams that this round had no room for come first in the next
+        with self._lock:
+            for stream, _ in pieces:
+                if stream in self._streams:
+                    self._streams[stream] = self._streams.pop(stream)
+        if not pieces:
+            return
+        try:
+            self._commit(pieces)
+        except Replaced:
+            raise
+        except Exception:
+            # what was read is not saved: go back to what is
+            log.exception("the log archive could not be written; reading again from where it ends")
+            self._close_sources()
+            time.sleep(1)
+            return
+        self._finish([stream for stream, piece in pieces if piece.complete])
+
+    def _read(self, stream: tuple[int, int], following: _Following, limit: int) -> LogPiece | None:
+        if time.monotonic() < following.not_before:
+            return None
+        try:
+            if following.source is None:
+                attempt_id, rank = stream
+                kept = logs.find_stream(attempt_id, rank)
+                if kept is not None and kept.complete:
+                    self._finish([stream])
+                    return None
+                following.source = following.cluster.open_log(following.key, rank, kept.cursor if kept else "")
+            piece = following.source.read(limit)
+        except (ClusterError, OSError) as error:
+            following.failures += 1
+            following.not_before = time.monotonic() + min(60, 2**following.failures)
+            log.warning("log of %s rank %s: %s", following.key, stream[1], error)
+            self._close_source(following)
+            return None
+        following.failures = 0
+        return piece
+
+    def _commit(self, pieces: list[tuple[tuple[int, int], LogPiece]]) -> None:
+        fault("logs.before_commit")
+        with self._turn.transaction():
+            for (attempt_id, rank), piece in pieces:
+                logs.append(
+                    logs.stream(attempt_id, rank),
+                    piece.data,
+                    piece.cursor,
+                    piece.skipped,
+                    piece.skipped_why,
+                    piece.complete,
+                    self._limit,
+                )
+            fault("logs.before_cursor")
+        fault("logs.after_commit")
+
+    def _finish(self, complete: list[tuple[int, int]]) -> None:
+        for stream in complete:
+            with self._lock:
+                following = self._streams.pop(stream, None)
+            if following is not None:
+                self._close_source(following)
+                following.done()
+
+    def _close_source(self, following: _Following) -> None:
+        if following.source is not None:
+            following.source.close()
+            following.source = None
+
+    def _close_sources(self) -> None:
+        with self._lock:
+            everything = list(self._streams.values())
+        for following in everything:
+            self._close_source(following)

@@ -1,0 +1,235 @@
+"""The steps of one job: launch, observe, stop, settle. Each may be repeated at any time, by any worker.
+
+A step looks at the cluster with no transaction open, and then writes what it saw in one short transaction that reads
+the row anew. What people wished in between is in that row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+
+from app import durations
+from app.accounts.models import User
+from app.cluster.faults import fault
+from app.cluster.protocol import (
+    Attempt,
+    AttemptKey,
+    Cluster,
+    Code,
+    Launched,
+    Observation,
+    Phase,
+    Reason,
+    Refused,
+    Wait,
+)
+from app.database import db, now
+from app.jobs import service as jobs
+from app.jobs import spec as specs
+from app.jobs.models import Job, JobAttempt, JobEvent, JobRank, Wish
+from app.jobs.states import State
+from app.logs import service as logs
+from app.worker.collect import Collector
+from app.worker.derive import derive
+from app.worker.turn import Turn
+
+LOG_PATIENCE = timedelta(minutes=2)  # how long a finished job waits for the rest of its log
+
+
+@dataclass(slots=True)
+class Steps:
+    """The steps on one cluster."""
+
+    turn: Turn
+    cluster: Cluster
+    cluster_name: str
+    instance: str
+    collector: Collector
+    look_again: object  # called when a log is complete
+
+    # launch
+
+    def launch(self, job_id: int) -> Wait | None:
+        """Make a queued job exist on the cluster; the answer if it has to wait."""
+        with self.turn.transaction():
+            job = db.session.get_one(Job, job_id, with_for_update=True)
+            if job.state is not State.QUEUED or job.wish is not Wish.RUN:
+                return None
+            if job.attempt == 0:
+                job.attempt = 1
+                db.session.add(JobAttempt(job_id=job.id, number=1))
+            attempt = self._attempt(job)
+        fault("launch.before_cluster")
+        answer = self.cluster.launch(attempt)
+        fault("launch.before_record")
+        with self.turn.transaction():
+            job = db.session.get_one(Job, job_id, with_for_update=True)
+            self._record_launch(job, answer)
+        fault("launch.after_record")
+        return answer if isinstance(answer, Wait) else None
+
+    def _attempt(self, job: Job) -> Attempt:
+        return Attempt(
+            key=AttemptKey(job.uid, job.attempt),
+            job_name=job.name,
+            instance=self.instance,
+            org=str(job.org_id),
+            user=str(job.user_id),
+            spec=specs.from_json(job.spec),
+        )
+
+    def _record_launch(self, job: Job, answer: Launched | Wait | Refused) -> None:
+        if job.state.final:
+            return
+        if isinstance(answer, Launched):
+            row = jobs.attempt_of(job)
+            if row is not None and row.launched_at is None:
+                row.handle, row.launched_at = answer.handle, now()
+            if job.state is State.QUEUED and job.wish is Wish.RUN:
+                job.enter(State.STARTING, now())
+                _because(job, Reason(Code.STARTING, "It is being started."))
+                jobs.note(job, f"Started on {self.cluster_name}", state=State.STARTING)
+        elif isinstance(answer, Refused):
+            jobs.finish(job, State.FAILED, answer.reason.code, answer.reason.text, answer.reason.raw)
+            jobs.note(job, "Refused", answer.reason.text, state=State.FAILED)
+        elif job.wish is Wish.RUN:
+            _because(job, answer.reason)
+
+    # look, and make a wish to stop true
+
+    def look(self, job_id: int) -> None:
+        """Bring a job that may have objects on the cluster to the state that they are in."""
+        job = db.session.get_one(Job, job_id)
+        row = jobs.attempt_of(job)
+        key = AttemptKey(job.uid, job.attempt)
+        wish, state, launched = job.wish, job.state, row is not None and row.launched_at is not None
+        attempt_id, nodes = (row.id if row is not None else 0), job.nodes
+        db.session.rollback()
+        if wish is Wish.STOP:
+            fault("stop.before_cluster")
+            self.cluster.stop(key)
+            fault("stop.after_cluster")
+        seen = self.cluster.observe(key)
+        if seen is None and not launched and wish is Wish.RUN:
+            return  # queued: `launch` will make it
+        if launched or seen is not None:
+            self.collector.follow(attempt_id, nodes, key, self.cluster, self.look_again)  # type: ignore[arg-type]
+        if state.final:
+            return
+        fault("look.before_record")
+        with self.turn.transaction():
+            job = db.session.get_one(Job, job_id, with_for_update=True)
+            if not job.state.final:
+                self._record_look(job, seen)
+        fault("look.after_record")
+
+    def _record_look(self, job: Job, seen: Observation | None) -> None:
+        spec = specs.from_json(job.spec)
+        row = jobs.attempt_of(job)
+        stopped_by = ""
+        if job.stop_asked_by is not None:
+            stopped_by = db.session.scalar(select(User.name).where(User.id == job.stop_asked_by)) or "somebody"
+        if seen is not None and row is not None:
+            self._keep_ranks(row, seen)
+            self._keep_notes(job, seen)
+            job.started_at = job.started_at or seen.started_at
+        state, reason = derive(job.state, job.wish, stopped_by, durations.spoken(spec.max_runtime), seen)
+        if state is State.RUNNING and self._over_time(job, spec.max_runtime):
+            job.wish = Wish.STOP  # stop_asked_by stays empty: nobody asked
+            state, reason = State.STOPPING, Reason(Code.STOPPING, "It reached its time limit and is being stopped.")
+        at = now()
+        if state.final:
+            ended = seen.finished_at if seen is not None and seen.finished_at else at
+            job.exit_code = seen.exit_code if seen is not None else None
+            job.finished_at = max(ended, job.started_at or job.created_at)
+            if row is not None:
+                row.finished_at = job.finished_at
+            at = job.finished_at
+        elif state is State.RUNNING:
+            at = job.started_at or at
+        if state is not job.state:
+            job.enter(state, at)
+            jobs.note(job, _TITLES[state], "" if state is State.RUNNING else reason.text, state=state, at=at)
+        _because(job, reason)
+
+    def _over_time(self, job: Job, max_runtime: int) -> bool:
+        if self.cluster.enforces_max_runtime or job.started_at is None:
+            return False
+        return now() > job.started_at + timedelta(seconds=max_runtime)
+
+    def _keep_ranks(self, row: JobAttempt, seen: Observation) -> None:
+        kept = {rank.rank: rank for rank in jobs.ranks(row)}
+        for status in seen.ranks:
+            rank = kept.get(status.rank)
+            if rank is None:
+                rank = JobRank(attempt_id=row.id, rank=status.rank, node="")
+                db.session.add(rank)
+            rank.node = status.node or rank.node
+            rank.started_at = status.started_at or rank.started_at
+            rank.finished_at = status.finished_at or rank.finished_at
+            rank.exit_code = status.exit_code if status.exit_code is not None else rank.exit_code
+
+    def _keep_notes(self, job: Job, seen: Observation) -> None:
+        if not seen.notes:
+            return
+        known = set(db.session.execute(select(JobEvent.at, JobEvent.text).where(JobEvent.job_id == job.id)).tuples())
+        for note in seen.notes:
+            if (note.at, note.text) not in known:
+                jobs.note(job, note.text, note.detail, at=note.at)
+
+    # settle
+
+    def settle(self, job_id: int) -> bool:
+        """Clean up behind a finished job once its log is complete; whether nothing is left to do."""
+        job = db.session.get_one(Job, job_id)
+        row = jobs.attempt_of(job)
+        key = AttemptKey(job.uid, job.attempt)
+        if row is not None and row.launched_at is not None and not self._log_is_complete(job, row):
+            attempt_id, nodes = row.id, job.nodes
+            db.session.rollback()
+            self.collector.follow(attempt_id, nodes, key, self.cluster, self.look_again)  # type: ignore[arg-type]
+            return False
+        db.session.rollback()
+        if row is not None:
+            fault("settle.before_remove")
+            self.cluster.remove(key)
+            fault("settle.after_remove")
+        with self.turn.transaction():
+            job = db.session.get_one(Job, job_id, with_for_update=True)
+            job.settled = True
+            row = jobs.attempt_of(job)
+            if row is not None:
+                row.removed_at = now()
+        return True
+
+    def _log_is_complete(self, job: Job, row: JobAttempt) -> bool:
+        complete = sum(stream.complete for stream in logs.streams(row.id))
+        if complete >= job.nodes:
+            return True
+        finished: datetime = job.finished_at or now()
+        return now() > finished + LOG_PATIENCE and job.state is State.LOST
+
+
+_TITLES = {
+    State.QUEUED: "Held by the cluster's queue",
+    State.STARTING: "Starting",
+    State.RUNNING: "Running",
+    State.STOPPING: "Stopping",
+    State.SUCCEEDED: "Succeeded",
+    State.FAILED: "Failed",
+    State.CANCELLED: "Cancelled",
+    State.LOST: "Lost",
+}
+
+
+def _because(job: Job, reason: Reason) -> None:
+    """Change the reason only where it says something new: a changed row makes every watching page load again."""
+    if (job.reason_code, job.reason_text, job.reason_raw) != (reason.code, reason.text, reason.raw):
+        job.reason_code, job.reason_text, job.reason_raw = reason.code, reason.text, reason.raw
+
+
+def is_active(phase: Phase) -> bool:
+    return phase is not Phase.ENDED

@@ -1,0 +1,5 @@
+"""Where gunicorn and `flask --app wsgi` find the application."""
+
+from app import create_app
+
+app = create_app()
