@@ -74,7 +74,7 @@ class Collector:
                 self._busy.wait()
                 began = time.monotonic()
                 with self._app.app_context():
-                    self._round()
+                    self.round()
                 with self._lock:
                     if not self._streams and not self._stopping:
                         self._busy.clear()
@@ -85,7 +85,8 @@ class Collector:
         finally:
             self._close_sources()
 
-    def _round(self) -> None:
+    def round(self) -> None:
+        """Read every source once and commit what came."""
         with self._lock:
             streams = list(self._streams.items())
         pieces: list[tuple[tuple[int, int], LogPiece]] = []

@@ -84,14 +84,14 @@ class ClusterLoop:
             while not self._stopping:
                 self._rung.clear()
                 with self._app.app_context():
-                    busy = self._look()
+                    busy = self.look()
                 self._rung.wait(BUSY if busy else IDLE)
         except BaseException as error:
             self._failed(error)
         finally:
             self._cluster.close()
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
         """One pass over everything that is not settled; whether something waits for time to pass."""
         try:
             self._sweep_sometimes()
