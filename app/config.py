@@ -33,6 +33,7 @@ class Config:
     secret_key: str = setting(
         "SECRET_KEY", "", "signs sessions; empty: made once in DATA_DIR/keys; production needs it"
     )
+    seal_keys: str = setting("SEAL_KEYS", "", "open stored credentials; empty: made once in DATA_DIR/keys")
     base_url: str = setting("BASE_URL", "", "address of the portal as people type it; empty: http://127.0.0.1:PORT")
     port: int = setting("PORT", 8000, "port that the web process listens on")
     bind: str = setting("BIND", "127.0.0.1", "address that the web process listens on")
@@ -65,7 +66,11 @@ class Config:
         return config
 
     def check(self) -> None:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            parts.port  # noqa: B018 - reading it checks it
+        except ValueError:
+            raise ConfigError(f"BASE_URL must look like https://train.example.org, not {self.base_url!r}.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
             raise ConfigError(f"BASE_URL must look like https://train.example.org, not {self.base_url!r}.")
         if self.production and parts.scheme != "https":
@@ -77,6 +82,10 @@ class Config:
         for name in ("port", "web_workers", "web_threads", "session_hours", "session_idle_hours"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name.upper()} must be at least 1.")
+        if self.port > 65535:
+            raise ConfigError("PORT must be at most 65535.")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ConfigError(f"LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}.")
         if self.log_limit < 1 << 16:
             raise ConfigError("LOG_LIMIT must be at least 65536 bytes.")
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, BigId, Moment, now, word
@@ -22,6 +22,7 @@ class ClusterRow(Base):
     name: Mapped[str] = mapped_column(String(63), unique=True)
     kind: Mapped[ClusterKind] = mapped_column(word(ClusterKind))
     settings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    credential: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed; write-only for the web
     for_every_org: Mapped[bool] = mapped_column(default=True)
     refused: Mapped[str] = mapped_column(Text, default="")  # why it takes no jobs; empty: it does
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)

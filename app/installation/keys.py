@@ -22,26 +22,30 @@ def read(config: Config) -> str:
         return config.secret_key
     try:
         return key_file(config).read_text(encoding="ascii").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # nor a folder for it: `prepare` says so in a sentence
         return ""
 
 
 def make(config: Config) -> str:
     """Make the key of a new installation. Two that start at once end up with the same one."""
-    path = key_file(config)
+    write_once(key_file(config), secrets.token_urlsafe(48) + "\n")
+    return read(config)
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, unless it is there already: the first of several wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(48) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(fresh, path)  # fails if another process was first; a rename would replace its key
+            os.link(fresh, path)  # a rename would replace what another process wrote first
     finally:
         fresh.unlink()
-    return read(config)
 
 
 def check_value(key: str) -> bytes:

@@ -16,6 +16,7 @@ class Installation(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, default=1)
     uuid: Mapped[str] = mapped_column(String(36))
     key_check: Mapped[bytes] = mapped_column(LargeBinary(32))  # proves that the secret key is the one it began with
+    seal_public: Mapped[bytes] = mapped_column(LargeBinary(32))  # what the web seals credentials with
     base_url: Mapped[str] = mapped_column(String(500))  # as last served: operator's commands print links with it
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)
 

@@ -16,12 +16,12 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app, url_for
-from sqlalchemy import inspect
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy import inspect, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from app.config import REPOSITORY, Config
+from app.config import REPOSITORY, Config, ConfigError
 from app.database import db, now, sqlite_file, transaction
-from app.installation import keys
+from app.installation import keys, sealing
 from app.installation.models import Installation, WorkerEpoch
 
 WORKER_SILENT = timedelta(seconds=60)
@@ -53,6 +53,19 @@ def base_url() -> str:
     if config().base_url:
         return config().url
     return db.session.get_one(Installation, 1).base_url or config().url
+
+
+def seal(secret: bytes) -> bytes:
+    """Seal a secret for the worker; nobody else can open it."""
+    return sealing.seal(db.session.get_one(Installation, 1).seal_public, secret)
+
+
+def unseal(sealed: bytes) -> bytes:
+    """Open what `seal` sealed. Raises NotReady where the key is missing: only the worker and the operator have it."""
+    try:
+        return sealing.unseal(sealing.read(config()), sealed)
+    except sealing.CannotOpen as error:
+        raise NotReady(f"{error} Bring back {sealing.key_file(config())}, or SEAL_KEYS.") from error
 
 
 def record_base_url() -> None:
@@ -96,7 +109,7 @@ def verify() -> None:
         db.session.rollback()
     if row is None:
         raise NotReady("The database is empty. Run: flask --app wsgi migrate")
-    _check_key(row, key)
+    _check_key(row.key_check, key)
 
 
 def prepare() -> None:
@@ -108,8 +121,10 @@ def prepare() -> None:
             _prepare()
     except PermissionError as error:
         raise NotReady(f"DATA_DIR: nothing can be written in {folder.absolute()} ({error.strerror}).") from error
-    except OperationalError as error:
+    except DBAPIError as error:
         raise NotReady(f"The database cannot be used: {_first_line(error)}.") from error
+    except ConfigError as error:
+        raise NotReady(str(error)) from error
     except OSError as error:
         raise NotReady(f"DATA_DIR: {folder.absolute()} cannot be used ({error.strerror}).") from error
 
@@ -118,14 +133,23 @@ def _prepare() -> None:
     key = keys.read(config())
     revision = _revision()
     _refuse_newer(revision)
-    row = db.session.get(Installation, 1) if revision is not None else None
-    if row is not None:
+    check = None
+    if revision is not None:
+        # this column alone: others may be missing from a schema that is only about to be brought up to date
+        check = db.session.scalar(select(Installation.key_check).where(Installation.id == 1))
+    if check is not None:
         if not key:
             raise NotReady(_no_key())
-        _check_key(row, key)
+        _check_key(check, key)
     db.session.rollback()
     if not key:
         key = keys.make(config())
+    opening = sealing.read(config())
+    if not opening and check is None:
+        opening = sealing.make(config())
+    if not key or (check is None and not opening):
+        folder = keys.key_file(config()).parent.absolute()
+        raise NotReady(f"A key file in {folder} is empty. Bring it back, or remove it.")
     current_app.secret_key = key
     path = sqlite_file(config().database)
     if path is not None and not path.exists():
@@ -133,9 +157,16 @@ def _prepare() -> None:
     if revision != _script().get_current_head():
         alembic.command.upgrade(_alembic(), "head")
         db.session.remove()
-    if row is None:
+    if check is None:
         with transaction():
-            db.session.add(Installation(uuid=str(uuid.uuid4()), key_check=keys.check_value(key), base_url=config().url))
+            db.session.add(
+                Installation(
+                    uuid=str(uuid.uuid4()),
+                    key_check=keys.check_value(key),
+                    seal_public=sealing.public_key(opening[0]),
+                    base_url=config().url,
+                )
+            )
             db.session.add(WorkerEpoch())
 
 
@@ -164,8 +195,8 @@ def _revisionless_tables() -> bool:
     return path is not None and path.exists() and bool(inspect(db.engine).get_table_names())
 
 
-def _check_key(row: Installation, key: str) -> None:
-    if row.key_check != keys.check_value(key):
+def _check_key(check: bytes, key: str) -> None:
+    if check != keys.check_value(key):
         raise NotReady(
             "SECRET_KEY is not the key that this database began with. Bring back "
             + ("the old SECRET_KEY" if config().secret_key else str(keys.key_file(config()).absolute()))
