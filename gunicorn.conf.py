@@ -8,13 +8,13 @@ bind = f"[{_config.bind}]:{_config.port}" if ":" in _config.bind else f"{_config
 worker_class = "gthread"
 workers = _config.web_workers
 threads = _config.web_threads
-preload_app = _config.web_workers > 1  # shared memory; with one worker the master stays small instead
+preload_app = True  # what master and workers have in common is in memory once
 timeout = 60
 graceful_timeout = 15
 keepalive = 30
 max_requests = 0
 control_socket_disable = True  # it would be made in the home folder, which may not be writable
-forwarded_allow_ips = _config.trusted_proxies or "127.0.0.1" if _config.production else ""
+forwarded_allow_ips = ""  # app/security.py believes proxies, and only those of TRUSTED_PROXIES
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
@@ -23,9 +23,8 @@ proc_name = "simpletrain-web"
 
 def post_fork(_server: object, _worker: object) -> None:
     """A connection opened before the fork must not be shared between processes."""
-    if preload_app:
-        from app.extensions import db
-        from wsgi import app
+    from app.extensions import db
+    from wsgi import app
 
-        with app.app_context():
-            db.engine.dispose(close=False)
+    with app.app_context():
+        db.engine.dispose(close=False)

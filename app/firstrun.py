@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import time
 
 from sqlalchemy import select
 
@@ -17,6 +19,7 @@ from app.orgs import service as orgs
 from app.presets import service as presets
 
 ORG = "lab"
+PORT_PATIENCE = 3.0  # seconds that a port may stay taken
 EXAMPLE = REPOSITORY / "examples" / "digits" / "preset.yaml"
 
 
@@ -33,19 +36,31 @@ def hold(config: Config) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(lock)
         raise installation.NotReady(
             f"Another portal runs on {folder.absolute()}. Stop it, or give this one a DATA_DIR of its own."
         ) from None
-    _check_port(config)
+    try:
+        _check_port(config)
+    except installation.NotReady:
+        os.close(lock)
+        raise
     return lock
 
 
 def _check_port(config: Config) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in config.bind else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # the web of a portal whose supervisor was killed a moment ago may still be ending
+    deadline = time.monotonic() + PORT_PATIENCE
+    while True:
         try:
-            probe.bind((config.bind, config.port))
+            with socket.socket(socket.AF_INET6 if ":" in config.bind else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((config.bind, config.port))
+            return
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
             raise installation.NotReady(
                 f"Port {config.port} of {config.bind} cannot be used ({error.strerror}). Take another one: "
                 f"make run PORT={config.port + 1}"

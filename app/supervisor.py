@@ -105,7 +105,8 @@ def main() -> int:
         if not announced and serves(port, bind):
             announced = True
             print(f"Sign in: {link}" if link else f"simpletrain: serving on port {port}", flush=True)
-        wait = 0.1 if not announced else 1.0 if any(child.process is None for child in children) else 60.0
+        due = [child.not_before - time.monotonic() for child in children if child.process is None]
+        wait = 0.1 if not announced else max(0.01, min([60.0, *due]))
         got = signal.sigtimedwait(signals, wait)
         ending = got is not None and got.si_signo != signal.SIGCHLD
 

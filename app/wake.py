@@ -8,13 +8,12 @@ worker also looks at the database's change counter.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, current_app
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -29,34 +28,31 @@ def pipe_of(data_dir: Path) -> Path:
 
 def after_commit() -> None:
     """Wake the worker when the transaction that is open now has been committed."""
-    db.session().info[_MARK] = True
+    db.session().info[_MARK] = current_app.extensions[_MARK]
 
 
 def install(app: Flask) -> None:
-    pipe = pipe_of(app.config["PORTAL"].data_dir)
+    app.extensions[_MARK] = pipe_of(app.config["PORTAL"].data_dir)
 
-    @event.listens_for(db.session, "after_commit")
-    def _committed(session: Session) -> None:
-        if session.info.pop(_MARK, False):
-            wake(pipe)
 
-    @event.listens_for(db.session, "after_rollback")
-    def _undone(session: Session) -> None:
-        session.info.pop(_MARK, None)
+@event.listens_for(db.session, "after_commit")
+def _committed(session: Session) -> None:
+    pipe = session.info.pop(_MARK, None)
+    if pipe is not None:
+        wake(pipe)
+
+
+@event.listens_for(db.session, "after_rollback")
+def _undone(session: Session) -> None:
+    session.info.pop(_MARK, None)
 
 
 def wake(pipe: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no worker listens
-                return
-            raise
+    """Never fails: what it is called for is committed already, and no trouble here may deny that."""
+    with contextlib.suppress(OSError):  # no pipe, nobody who listens, one who dies just now, a full pipe
+        writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
         try:
             os.write(writer, b"w")
-        except BlockingIOError:
-            pass
         finally:
             os.close(writer)
 

@@ -72,8 +72,11 @@ class Code(StrEnum):
     CLUSTER_SILENT = "cluster_silent"
     CLUSTER_OFF = "cluster_off"
     QUOTA = "quota"
+    POLICY = "policy"  # a rule of the cluster forbids its pods
+    SUSPENDED = "suspended"  # the cluster's own queue holds it
     UNSCHEDULABLE = "unschedulable"
     IMAGE = "image"
+    VOLUME = "volume"
     STARTING = "starting"
     # it moves
     RUNNING = "running"
@@ -92,6 +95,7 @@ class Code(StrEnum):
     SUPERVISOR_DIED = "supervisor_died"
     NODE_LOST = "node_lost"
     EVICTED = "evicted"
+    PREEMPTED = "preempted"  # for something of higher priority
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.cluster.faults import fault
 from app.cluster.protocol import AttemptKey, Cluster, ClusterError, LogPiece, LogSource
+from app.database import db
 from app.logs import service as logs
 from app.worker.turn import Replaced, Turn
 
@@ -35,6 +37,7 @@ class _Following:
     source: LogSource | None = None
     not_before: float = 0.0  # monotonic seconds
     failures: int = 0
+    apart: bool = False  # a commit with it failed: the next one is its own, so that it can spoil no other
 
 
 class Collector:
@@ -61,12 +64,19 @@ class Collector:
     def follow(self, attempt_id: int, ranks: int, key: AttemptKey, cluster: Cluster, done: Callable[[], None]) -> None:
         """Archive the output of every rank of an attempt, from where the archive ends. Repeating it changes nothing.
 
-        `done` is called, from the collector's thread, whenever a stream is complete.
+        `done` is called, from the collector's thread, whenever a stream becomes complete.
         """
         with self._lock:
             for rank in range(ranks):
                 self._streams.setdefault((attempt_id, rank), _Following(key, cluster, done))
         self._busy.set()
+
+    def forget(self, cluster: Cluster) -> None:
+        """Leave the streams of a cluster that is not looked at any more; whoever follows them again goes on."""
+        with self._lock:
+            left = [stream for stream, following in self._streams.items() if following.cluster is cluster]
+            for stream in left:
+                del self._streams[stream]
 
     def _run(self) -> None:
         try:
@@ -103,18 +113,29 @@ class Collector:
             for stream, _ in pieces:
                 if stream in self._streams:
                     self._streams[stream] = self._streams.pop(stream)
-        if not pieces:
-            return
+        apart = {stream for stream, following in streams if following.apart}
+        for group in [[each] for each in pieces if each[0] in apart] + [[e for e in pieces if e[0] not in apart]]:
+            if group:
+                self._save(group)
+
+    def _save(self, pieces: list[tuple[tuple[int, int], LogPiece]]) -> None:
+        with self._lock:
+            # one may be forgotten since it was read; its bytes are good all the same
+            followings = [self._streams[stream] for stream, _ in pieces if stream in self._streams]
         try:
             self._commit(pieces)
         except Replaced:
             raise
-        except Exception:
-            # what was read is not saved: go back to what is
+        except Exception as error:
+            # whether it was saved is not known: read again from where the archive ends
             log.exception("the log archive could not be written; reading again from where it ends")
-            self._close_sources()
-            time.sleep(1)
+            for following in followings:
+                following.apart = True
+                self._rest(following, error)
             return
+        for following in followings:
+            following.apart = False
+            following.failures = 0
         self._finish([stream for stream, piece in pieces if piece.complete])
 
     def _read(self, stream: tuple[int, int], following: _Following, limit: int) -> LogPiece | None:
@@ -125,18 +146,36 @@ class Collector:
                 attempt_id, rank = stream
                 kept = logs.find_stream(attempt_id, rank)
                 if kept is not None and kept.complete:
-                    self._finish([stream])
+                    with self._lock:
+                        self._streams.pop(stream, None)  # it was told when it became complete
                     return None
                 following.source = following.cluster.open_log(following.key, rank, kept.cursor if kept else "")
             piece = following.source.read(limit)
         except (ClusterError, OSError) as error:
-            following.failures += 1
-            following.not_before = time.monotonic() + min(60, 2**following.failures)
             log.warning("log of %s rank %s: %s", following.key, stream[1], error)
-            self._close_source(following)
+            self._rest(following, error)
             return None
-        following.failures = 0
+        except SQLAlchemyError as error:
+            log.warning("log of %s rank %s: the database does not answer: %s", following.key, stream[1], error)
+            db.session.rollback()
+            self._rest(following, error)
+            return None
+        except Exception as error:
+            log.exception("log of %s rank %s", following.key, stream[1])
+            self._rest(following, error)
+            return None
+        if not following.apart:
+            following.failures = 0
         return piece
+
+    def _rest(self, following: _Following, error: Exception) -> None:
+        """Leave a stream alone for a while, and then read it again from where the archive ends."""
+        following.failures += 1
+        pause = min(60.0, 2.0 ** min(following.failures, 6) / 2)
+        if isinstance(error, ClusterError) and error.retry_after is not None:
+            pause = error.retry_after
+        following.not_before = time.monotonic() + pause
+        self._close_source(following)
 
     def _commit(self, pieces: list[tuple[tuple[int, int], LogPiece]]) -> None:
         fault("logs.before_commit")

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from types import FrameType
 from typing import Any
@@ -57,38 +58,74 @@ class _Worker:
         self._ended = ended
         self._error: BaseException | None = None
         self._alarm = wake.Alarm(wake.pipe_of(config.data_dir))
+        self._loops: dict[int, tuple[ClusterLoop, int]] = {}  # by the cluster's id, with the `changes` that it knows
+        self._broken: dict[int, int] = {}  # clusters that could not be made, with their `changes`
+        self._turn: Turn
+        self._instance: str
+        self._collector: Collector
 
     def work(self) -> int:
         with self._app.app_context():
-            turn = Turn()
-            instance = installation.identity()
-            rows = clusters.everything()
-            collector = Collector(self._app, turn, self._config.log_limit, self._fail)
-            loops = []
-            for row in rows:
-                if row.refused:
-                    log.info("cluster %s takes no jobs: %s", row.name, row.refused)
-                cluster = build(row, self._config, instance)
-                loops.append(ClusterLoop(self._app, turn, row.id, row.name, cluster, instance, collector, self._fail))
-            db.session.rollback()
-        log.info("the worker works, epoch %s, clusters: %s", turn.epoch, ", ".join(loop.name for loop in loops))
-        collector.start()
-        for loop in loops:
-            loop.start()
+            self._turn = Turn()
+            self._instance = installation.identity()
+        self._collector = Collector(self._app, self._turn, self._config.log_limit, self._fail)
+        self._collector.start()
+        self._keep_clusters()
+        log.info("the worker works, epoch %s, clusters: %s", self._turn.epoch, ", ".join(self._names()) or "none")
         try:
-            self._watch(turn, loops)
+            self._watch()
         finally:
-            for loop in loops:
+            for loop, _ in self._loops.values():
                 loop.stop()
-            for loop in loops:
+            for loop, _ in self._loops.values():
                 loop.join(END_PATIENCE)
-            collector.close()
+            self._collector.close()
             self._alarm.close()
         if self._error is not None:
             log.error("the worker ends: %s: %s", type(self._error).__name__, self._error)
             return 1
         log.info("the worker has ended")
         return 0
+
+    def _names(self) -> list[str]:
+        return [loop.name for loop, _ in self._loops.values()]
+
+    def _keep_clusters(self) -> None:
+        """Have a loop for each cluster of the table, with the settings that it has there now."""
+        with self._app.app_context():
+            rows = {row.id: row for row in clusters.everything()}
+            for cluster_id, (loop, changes) in list(self._loops.items()):
+                if cluster_id not in rows or rows[cluster_id].changes != changes:
+                    log.info("cluster %s has new settings", loop.name)
+                    loop.stop()
+                    loop.join(END_PATIENCE)
+                    if loop.works:
+                        continue  # it hangs in a step: a second one beside it would do that step twice
+                    self._collector.forget(loop.cluster)
+                    del self._loops[cluster_id]
+            for row in rows.values():
+                if row.id not in self._loops and self._broken.get(row.id) != row.changes:
+                    self._begin(row)
+            db.session.rollback()
+
+    def _begin(self, row: clusters.ClusterRow) -> None:
+        try:
+            cluster = build(row, self._config, self._instance)
+        except Exception as error:
+            # a bad credential is this cluster's own matter; its settings may be mended while the others work
+            log.error("cluster %s cannot be used: %s", row.name, error)
+            cluster_id, changes, problem = row.id, row.changes, str(error)
+            with self._turn.transaction():
+                clusters.record(cluster_id, None, problem, None)
+            self._broken[cluster_id] = changes
+            return
+        if row.refused:
+            log.info("cluster %s takes no jobs: %s", row.name, row.refused)
+        loop = ClusterLoop(
+            self._app, self._turn, row.id, row.name, cluster, self._instance, self._collector, self._fail, row.refused
+        )
+        loop.start()
+        self._loops[row.id] = (loop, row.changes)
 
     def _fail(self, error: BaseException) -> None:
         """A thread cannot go on: end the process, and let a fresh one begin where this one stopped."""
@@ -98,24 +135,32 @@ class _Worker:
         self._ended.set()
         self._alarm.ring()
 
-    def _watch(self, turn: Turn, loops: list[ClusterLoop]) -> None:
+    def _watch(self) -> None:
         counter = _ChangeCounter(self._config)
         alive_at = time.monotonic()
         with closing(counter):
             while not self._ended.is_set():
                 rung = self._alarm.wait(LOOK_EVERY)
                 if rung or counter.changed():
-                    for loop in loops:
+                    for loop, _ in self._loops.values():
                         loop.ring()
+                    self._quietly(self._keep_clusters)
                 if time.monotonic() > alive_at + ALIVE_EVERY:
                     alive_at = time.monotonic()
-                    try:
-                        with self._app.app_context():
-                            turn.alive()
-                    except Replaced as error:
-                        self._fail(error)
-                    except Exception:
-                        log.exception("the worker could not tell that it lives")
+                    self._quietly(self._tell_that_it_lives)
+
+    def _tell_that_it_lives(self) -> None:
+        with self._app.app_context():
+            self._turn.alive()
+
+    def _quietly(self, step: Callable[[], None]) -> None:
+        """The database may be away for a while; that ends nothing."""
+        try:
+            step()
+        except Replaced as error:
+            self._fail(error)
+        except Exception:
+            log.exception("%s failed; it is tried again", step.__name__)
 
 
 class _ChangeCounter:

@@ -6,22 +6,23 @@ the row anew. What people wished in between is in that row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.orm.attributes import flag_modified
 
 from app import durations
 from app.accounts.models import User
 from app.cluster.faults import fault
 from app.cluster.protocol import (
-    Attempt,
     AttemptKey,
     Cluster,
     Code,
     Launched,
     Observation,
-    Phase,
     Reason,
     Refused,
     Wait,
@@ -36,7 +37,18 @@ from app.worker.collect import Collector
 from app.worker.derive import derive
 from app.worker.turn import Turn
 
-LOG_PATIENCE = timedelta(minutes=2)  # how long a finished job waits for the rest of its log
+LOG_PATIENCE = 120.0  # seconds without a byte for which a finished job waits for the rest of its log
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look found and left behind. While nothing of it differs, looking again would change nothing."""
+
+    seen: Observation | None
+    version: int  # of the job's row
+    limit: datetime | None  # when the worker has to stop it
+    attempt_id: int
+    nodes: int
 
 
 @dataclass(slots=True)
@@ -48,7 +60,8 @@ class Steps:
     cluster_name: str
     instance: str
     collector: Collector
-    look_again: object  # called when a log is complete
+    look_again: Callable[[], None]  # called when a log is complete
+    still: dict[int, tuple[int, float]] = field(default_factory=dict)  # job id: size of its log, since (monotonic)
 
     # launch
 
@@ -61,7 +74,7 @@ class Steps:
             if job.attempt == 0:
                 job.attempt = 1
                 db.session.add(JobAttempt(job_id=job.id, number=1))
-            attempt = self._attempt(job)
+            attempt = jobs.attempt_value(job, self.instance)
         fault("launch.before_cluster")
         answer = self.cluster.launch(attempt)
         fault("launch.before_record")
@@ -70,16 +83,6 @@ class Steps:
             self._record_launch(job, answer)
         fault("launch.after_record")
         return answer if isinstance(answer, Wait) else None
-
-    def _attempt(self, job: Job) -> Attempt:
-        return Attempt(
-            key=AttemptKey(job.uid, job.attempt),
-            job_name=job.name,
-            instance=self.instance,
-            org=str(job.org_id),
-            user=str(job.user_id),
-            spec=specs.from_json(job.spec),
-        )
 
     def _record_launch(self, job: Job, answer: Launched | Wait | Refused) -> None:
         if job.state.final:
@@ -100,7 +103,7 @@ class Steps:
 
     # look, and make a wish to stop true
 
-    def look(self, job_id: int) -> None:
+    def look(self, job_id: int) -> Looked | None:
         """Bring a job that may have objects on the cluster to the state that they are in."""
         job = db.session.get_one(Job, job_id)
         row = jobs.attempt_of(job)
@@ -114,17 +117,30 @@ class Steps:
             fault("stop.after_cluster")
         seen = self.cluster.observe(key)
         if seen is None and not launched and wish is Wish.RUN:
-            return  # queued: `launch` will make it
+            return None  # queued: `launch` will make it
         if launched or seen is not None:
-            self.collector.follow(attempt_id, nodes, key, self.cluster, self.look_again)  # type: ignore[arg-type]
+            self.follow(attempt_id, nodes, key)
         if state.final:
-            return
+            return None
         fault("look.before_record")
         with self.turn.transaction():
             job = db.session.get_one(Job, job_id, with_for_update=True)
             if not job.state.final:
                 self._record_look(job, seen)
+            db.session.flush()
+            looked = Looked(seen, job.version, self._limit(job), attempt_id, nodes)
         fault("look.after_record")
+        return looked
+
+    def follow(self, attempt_id: int, nodes: int, key: AttemptKey) -> None:
+        """Have the output of an attempt archived; repeating it changes nothing."""
+        self.collector.follow(attempt_id, nodes, key, self.cluster, self.look_again)
+
+    def _limit(self, job: Job) -> datetime | None:
+        """When the worker has to stop the job; None where that is not its business or not yet known."""
+        if self.cluster.enforces_max_runtime or job.started_at is None:
+            return None
+        return job.started_at + timedelta(seconds=specs.from_json(job.spec).max_runtime)
 
     def _record_look(self, job: Job, seen: Observation | None) -> None:
         spec = specs.from_json(job.spec)
@@ -133,11 +149,14 @@ class Steps:
         if job.stop_asked_by is not None:
             stopped_by = db.session.scalar(select(User.name).where(User.id == job.stop_asked_by)) or "somebody"
         if seen is not None and row is not None:
-            self._keep_ranks(row, seen)
-            self._keep_notes(job, seen)
+            row.launched_at = row.launched_at or now()  # a worker may have died between the start and its record
+            news = self._keep_ranks(row, seen) + self._keep_notes(job, seen)
+            if news:
+                flag_modified(job, "reason_text")  # makes its version grow, so that pages that watch it see the news
             job.started_at = job.started_at or seen.started_at
         state, reason = derive(job.state, job.wish, stopped_by, durations.spoken(spec.max_runtime), seen)
-        if state is State.RUNNING and self._over_time(job, spec.max_runtime):
+        limit = self._limit(job)
+        if state is State.RUNNING and limit is not None and now() > limit:
             job.wish = Wish.STOP  # stop_asked_by stays empty: nobody asked
             state, reason = State.STOPPING, Reason(Code.STOPPING, "It reached its time limit and is being stopped.")
         at = now()
@@ -155,30 +174,30 @@ class Steps:
             jobs.note(job, _TITLES[state], "" if state is State.RUNNING else reason.text, state=state, at=at)
         _because(job, reason)
 
-    def _over_time(self, job: Job, max_runtime: int) -> bool:
-        if self.cluster.enforces_max_runtime or job.started_at is None:
-            return False
-        return now() > job.started_at + timedelta(seconds=max_runtime)
-
-    def _keep_ranks(self, row: JobAttempt, seen: Observation) -> None:
+    def _keep_ranks(self, row: JobAttempt, seen: Observation) -> int:
+        """How many ranks changed."""
         kept = {rank.rank: rank for rank in jobs.ranks(row)}
         for status in seen.ranks:
             rank = kept.get(status.rank)
             if rank is None:
-                rank = JobRank(attempt_id=row.id, rank=status.rank, node="")
+                rank = kept[status.rank] = JobRank(attempt_id=row.id, rank=status.rank, node="")
                 db.session.add(rank)
             rank.node = status.node or rank.node
             rank.started_at = status.started_at or rank.started_at
             rank.finished_at = status.finished_at or rank.finished_at
             rank.exit_code = status.exit_code if status.exit_code is not None else rank.exit_code
+        return sum(each in db.session.new or db.session.is_modified(each) for each in kept.values())
 
-    def _keep_notes(self, job: Job, seen: Observation) -> None:
+    def _keep_notes(self, job: Job, seen: Observation) -> int:
+        """How many notes were new."""
         if not seen.notes:
-            return
-        known = set(db.session.execute(select(JobEvent.at, JobEvent.text).where(JobEvent.job_id == job.id)).tuples())
-        for note in seen.notes:
-            if (note.at, note.text) not in known:
-                jobs.note(job, note.text, note.detail, at=note.at)
+            return 0
+        rows = db.session.execute(select(JobEvent.at, JobEvent.text).where(JobEvent.job_id == job.id))
+        known = {(row.at, row.text) for row in rows}
+        fresh = [note for note in seen.notes if (note.at, note.text) not in known]
+        for note in fresh:
+            jobs.note(job, note.text, note.detail, at=note.at)
+        return len(fresh)
 
     # settle
 
@@ -190,7 +209,7 @@ class Steps:
         if row is not None and row.launched_at is not None and not self._log_is_complete(job, row):
             attempt_id, nodes = row.id, job.nodes
             db.session.rollback()
-            self.collector.follow(attempt_id, nodes, key, self.cluster, self.look_again)  # type: ignore[arg-type]
+            self.follow(attempt_id, nodes, key)
             return False
         db.session.rollback()
         if row is not None:
@@ -200,17 +219,27 @@ class Steps:
         with self.turn.transaction():
             job = db.session.get_one(Job, job_id, with_for_update=True)
             job.settled = True
+            self.still.pop(job_id, None)
             row = jobs.attempt_of(job)
             if row is not None:
                 row.removed_at = now()
+                if row.launched_at is not None:
+                    for rank in range(job.nodes):
+                        logs.end(logs.stream(row.id, rank))
         return True
 
     def _log_is_complete(self, job: Job, row: JobAttempt) -> bool:
-        complete = sum(stream.complete for stream in logs.streams(row.id))
-        if complete >= job.nodes:
+        streams = logs.streams(row.id)
+        if sum(stream.complete for stream in streams) >= job.nodes:
             return True
-        finished: datetime = job.finished_at or now()
-        return now() > finished + LOG_PATIENCE and job.state is State.LOST
+        # A log that has not moved for so long under this worker's eyes does not come: `settle` marks it as missing. The
+        # job's own times say nothing: it may have ended while no worker was there.
+        size = sum(stream.size for stream in streams)
+        known, since = self.still.get(job.id, (-1, 0.0))
+        if size != known:
+            since = time.monotonic()
+            self.still[job.id] = (size, since)
+        return time.monotonic() > since + LOG_PATIENCE
 
 
 _TITLES = {
@@ -229,7 +258,3 @@ def _because(job: Job, reason: Reason) -> None:
     """Change the reason only where it says something new: a changed row makes every watching page load again."""
     if (job.reason_code, job.reason_text, job.reason_raw) != (reason.code, reason.text, reason.raw):
         job.reason_code, job.reason_text, job.reason_raw = reason.code, reason.text, reason.raw
-
-
-def is_active(phase: Phase) -> bool:
-    return phase is not Phase.ENDED

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pynvml  # type: ignore[import-untyped]  # it ships no types
+import pynvml  # it ships no types
 
 SIMULATED = "simulated"  # the type of a simulated GPU that was given none
 MOST_SIMULATED = 1024

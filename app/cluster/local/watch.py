@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -45,8 +46,9 @@ class Watch:
     def _run(self) -> None:
         while not self._closing.is_set():
             self._something.wait()
-            if self._look() and self._changed:
-                self._changed()
+            with contextlib.suppress(OSError):  # no file handle is free, say: the next look tries again
+                if self._look() and self._changed:
+                    self._changed()
             self._closing.wait(INTERVAL)
 
     def _look(self) -> bool:

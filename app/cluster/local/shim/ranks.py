@@ -93,7 +93,7 @@ def _become(folder: str, spec: Spec, number: int, supervisor: int, report: int) 
             os.chdir(spec["workdir"])
         except OSError as problem:
             _give_up(report, f"The folder {spec['workdir']} cannot be entered: {os.strerror(problem.errno or 0)}.")
-        os.execvpe(argv[0], argv, spec["ranks"][number])
+        os.execvpe(argv[0], argv, spec["ranks"][number])  # noqa: S606 - the child becomes the command, without a shell between
     except OSError as problem:
         if problem.errno in (errno.ENOENT, errno.ENOTDIR):
             _give_up(report, f"The command {argv[0]} was not found.")
