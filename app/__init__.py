@@ -12,10 +12,13 @@ from app.config import Config, ConfigError
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """The application with these settings, or with those of the environment. Does no I/O beyond reading the key."""
+    """The application with these settings, or with those of the environment. Does no I/O beyond reading the key.
+
+    Raises ConfigError; with the environment's settings it ends the process with that sentence.
+    """
     if config is None:
         try:
-            config = Config.from_env()
+            return create_app(Config.from_env())
         except ConfigError as error:
             sys.exit(f"simpletrain: {error}")
 
@@ -46,9 +49,7 @@ def create_app(config: Config | None = None) -> Flask:
         WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session: pages stay open all day
     )
 
-    extensions.db.init_app(app)
-    with app.app_context():
-        database.prepare_engine(extensions.db.engine)
+    database.bind(app)
     extensions.migrate.init_app(app, extensions.db, directory="migrations", render_as_batch=True)
     wake.install(app)
 

@@ -66,6 +66,8 @@ class Config:
         return config
 
     def check(self) -> None:
+        if self.port > 65535:
+            raise ConfigError("PORT must be at most 65535.")
         try:
             parts = urlsplit(self.url)
             parts.port  # noqa: B018 - reading it checks it
@@ -73,6 +75,8 @@ class Config:
             raise ConfigError(f"BASE_URL must look like https://train.example.org, not {self.base_url!r}.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
             raise ConfigError(f"BASE_URL must look like https://train.example.org, not {self.base_url!r}.")
+        if ":" in parts.hostname:
+            raise ConfigError("BASE_URL cannot be an IPv6 address: give it a name, or an IPv4 address.")
         if self.production and parts.scheme != "https":
             raise ConfigError("BASE_URL must begin with https:// unless it is a loopback address.")
         if self.production and not self.secret_key:
@@ -82,8 +86,6 @@ class Config:
         for name in ("port", "web_workers", "web_threads", "session_hours", "session_idle_hours"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name.upper()} must be at least 1.")
-        if self.port > 65535:
-            raise ConfigError("PORT must be at most 65535.")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ConfigError(f"LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}.")
         if self.log_limit < 1 << 16:
@@ -105,7 +107,7 @@ class Config:
     @property
     def hosts(self) -> list[str]:
         """The Host headers that are answered: the base URL's, and the loopback names for the portal's own probes."""
-        return [urlsplit(self.url).hostname or "", "127.0.0.1", "localhost", "[::1]"]
+        return [urlsplit(self.url).hostname or "", "127.0.0.1", "localhost"]
 
     @property
     def database(self) -> str:

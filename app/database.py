@@ -13,10 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import BigInteger, Connection, DateTime, Dialect, Engine, Enum, Integer, MetaData, event
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, scoped_session
 from sqlalchemy.types import TypeDecorator
+
+from app.config import ConfigError
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER key
 
@@ -88,6 +92,16 @@ def transaction() -> Iterator[scoped_session[Any]]:
         raise
     finally:
         _immediate.reset(token)
+
+
+def bind(app: Flask) -> None:
+    """Give the application its engine. Raises ConfigError for a URL that names no database that can be used."""
+    try:
+        db.init_app(app)
+        with app.app_context():
+            prepare_engine(db.engine)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(f"DATABASE_URL cannot be used: {error}.") from error
 
 
 def engine_options(url: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST = 3650 * 86400  # what can be added to a date and written in hours
 _WRITTEN = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
 
 
@@ -16,6 +17,8 @@ def seconds(written: str) -> int:
     total = sum(int(number or 0) * _UNITS[unit] for number, unit in zip(found.groups(), "dhms", strict=True))
     if total < 1:
         raise ValueError("It must be at least 1s.")
+    if total > LONGEST:
+        raise ValueError("It can be at most 3650d.")
     return total
 
 

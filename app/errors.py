@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Response, current_app, g, render_template, request
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import DBAPIError, OperationalError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from app.database import db
 
@@ -72,8 +72,9 @@ def page(status: int, title: str = "", text: str = "", headers: dict[str, str] |
     title, text = title or known, text or remedy
     if request.path.startswith("/api/"):
         return api_problem(status, headers).response()
-    g.portal_failed = status >= 500  # then nothing may be asked of the database again
-    template = "error_bare.html" if status >= 500 else "error.html"
+    if status >= 500:
+        g.portal_failed = True  # then nothing may be asked of the database again
+    template = "error_bare.html" if g.get("portal_failed") else "error.html"
     body = render_template(template, status=status, title=title, text=text, request_id=g.get("request_id", ""))
     return Response(body, status, headers, content_type="text/html; charset=utf-8")
 
@@ -99,6 +100,8 @@ def api_problem(status: int, headers: dict[str, str] | None = None) -> Problem:
 def _http(error: HTTPException) -> Response | HTTPException:
     if error.code is None or error.code < 400:
         return error  # a redirect raised by routing
+    if isinstance(error, SecurityError):
+        g.portal_failed = True  # for a Host that is not ours no address can be written, so the page has none
     kept = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     return page(error.code, headers=kept)
 

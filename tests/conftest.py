@@ -30,6 +30,8 @@ from app.jobs.models import Job
 from app.orgs import service as orgs
 from app.presets import service as presets
 
+pytest_plugins = ["tests.real.plugin"]
+
 KEY = "a key for tests, and for nothing else: 0123456789"
 PRESETS = """
 name: plain
@@ -54,6 +56,10 @@ PEOPLE = {
     "vera": ("lab", orgs.Role.VIEWER),
     "mallory": ("rivals", orgs.Role.OWNER),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crash-rounds", type=int, default=1, help="how many random schedules of kills tests/crash tries")
 
 
 class Browser:

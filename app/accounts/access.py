@@ -31,7 +31,18 @@ def is_public(endpoint: str) -> bool:
 
 
 def install(app: Flask) -> None:
-    login.init_app(app)
+    # flask-login would look at its remember-me cookie first, which another program on this host may have set, and
+    # then no longer at ours; it also marks sessions in ways that nothing here reads
+    app.config["REMEMBER_COOKIE_NAME"] = "simpletrain-has-no-such-cookie"
+    app.config["SESSION_PROTECTION"] = None
+    # its own context processor asks the database, for the page that says that the database is away too
+    login.init_app(app, add_context_processor=False)
+
+    @app.context_processor
+    def _who_is_it() -> dict[str, object]:
+        if not g.get("portal_failed"):
+            _ = service.current_user().is_authenticated  # loads the person, for the frame of pages open to everyone
+        return {}
 
     @app.before_request
     def _close_to_strangers() -> Any:
@@ -47,16 +58,13 @@ def _who_asks(incoming: Request) -> User | None:
     """A page believes only the cookie, the API only the bearer token: neither opens the other."""
     if incoming.path.startswith("/api/"):
         return _bearer(incoming)
-    secret = session.get("sid")
-    config: Config = current_app.config["PORTAL"]
-    found = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
+    found = current_session()
     if found is None:
         return None
     if found.seen_at < now() - service.SEEN_EVERY:
         session_id = found.id
         with transaction():
             service.touch_session(session_id)
-    g.user_session = found
     return found.user
 
 
@@ -80,8 +88,11 @@ def _ask_to_sign_in() -> Any:
     back = url_for("accounts.sign_in", next=request.full_path.rstrip("?") if request.method == "GET" else None)
     if request.headers.get("HX-Request"):
         # a redirect would be followed into the fragment; this header makes htmx load the page instead
-        page = urlsplit(request.headers.get("HX-Current-URL", ""))
-        here = page.path + (f"?{page.query}" if page.query else "")
+        try:
+            page = urlsplit(request.headers.get("HX-Current-URL", ""))
+            here = page.path + (f"?{page.query}" if page.query else "")
+        except ValueError:  # such as http://[
+            here = ""
         return Response(status=401, headers={"HX-Redirect": url_for("accounts.sign_in", next=local_path(here))})
     if request.method == "GET":
         return redirect(back)
@@ -108,9 +119,12 @@ def sign_out() -> None:
 
 
 def current_session() -> UserSession | None:
+    """The live session of this browser. Only reads, so that it may be asked inside a transaction too."""
     if "user_session" not in g:
-        _who_asks(request)
-    found: UserSession | None = g.get("user_session")
+        secret = session.get("sid")
+        config: Config = current_app.config["PORTAL"]
+        g.user_session = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
+    found: UserSession | None = g.user_session
     return found
 
 

@@ -75,6 +75,8 @@ def disable(email: str) -> None:
 def create_token(email: str, name: str) -> None:
     """Print a new API token, and nothing else, on standard output."""
     installation.prepare()
+    if len(name) > 100:
+        raise click.ClickException("The name of a token has 100 characters at most.")
     with transaction():
         user = _known(email)
         if not user.is_active:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from flask_wtf import FlaskForm
 from wtforms import Field, PasswordField, StringField
-from wtforms.validators import InputRequired, Length, ValidationError
+from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
 
 from app.accounts.secrets import PASSWORD_MAX, PASSWORD_MIN
 
@@ -19,6 +19,7 @@ class PasswordForm(FlaskForm):  # type: ignore[misc]
             InputRequired(f"Write a password of {PASSWORD_MIN} characters or more."),
             Length(PASSWORD_MIN, PASSWORD_MAX, f"It must have {PASSWORD_MIN} to {PASSWORD_MAX} characters."),
         ],
+        id="new-password",  # the section around it has the id that links go to
     )
     again = PasswordField("The same again")
 
@@ -30,6 +31,13 @@ class PasswordForm(FlaskForm):  # type: ignore[misc]
 class NameForm(FlaskForm):  # type: ignore[misc]
     name = StringField(
         "Name",
-        [InputRequired("Write the name that others will read."), Length(max=100)],
+        [
+            DataRequired("Write the name that others will read."),
+            Length(max=100, message="It may have 100 characters at most."),
+        ],
         filters=[lambda s: s and s.strip()],
     )
+
+    def validate_name(self, field: Field) -> None:
+        if any(ord(character) < 32 for character in field.data):
+            raise ValidationError("A name is one line of text, without control characters.")

@@ -115,7 +115,7 @@ def _account(name_form: NameForm, password_form: PasswordForm) -> str:
         "accounts/account.html",
         name_form=name_form,
         password_form=password_form,
-        sessions=service.sessions(user.id),
+        sessions=service.sessions(user.id, _config().session_idle_hours),
         here=g.user_session,
         tokens=service.tokens(user.id),
         memberships=orgs.of_user(user.id),

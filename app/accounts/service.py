@@ -42,13 +42,16 @@ def current_user() -> User:
 
 
 def by_email(email: str) -> User | None:
-    return db.session.scalar(select(User).where(User.email == email.strip().lower()))
+    email = email.strip().lower()
+    if not email.isprintable():
+        return None  # NUL and half characters cannot be asked of every database
+    return db.session.scalar(select(User).where(User.email == email))
 
 
 def create(email: str, admin: bool = False) -> tuple[User, bool]:
     """Make an account, or find the one that is there: (user, whether it is new). Call inside a transaction."""
     email = email.strip().lower()
-    if not _EMAIL.fullmatch(email):
+    if not _EMAIL.fullmatch(email) or not email.isprintable():
         raise AccountError(f"{email!r} is not an e-mail address.")
     user = by_email(email)
     if user is not None:
@@ -177,12 +180,16 @@ def touch_session(session_id: int) -> None:
     db.session.execute(update(UserSession).where(UserSession.id == session_id).values(seen_at=now()))
 
 
-def sessions(user_id: int) -> list[UserSession]:
+def sessions(user_id: int, idle_hours: int) -> list[UserSession]:
     """The live ones, newest first."""
     return list(
         db.session.scalars(
             select(UserSession)
-            .where(UserSession.user_id == user_id, UserSession.expires_at > now())
+            .where(
+                UserSession.user_id == user_id,
+                UserSession.expires_at > now(),
+                UserSession.seen_at > now() - timedelta(hours=idle_hours),
+            )
             .order_by(UserSession.id.desc())
         )
     )

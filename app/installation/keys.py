@@ -9,7 +9,7 @@ import os
 import secrets
 from pathlib import Path
 
-from app.config import Config
+from app.config import Config, ConfigError
 
 
 def key_file(config: Config) -> Path:
@@ -24,6 +24,9 @@ def read(config: Config) -> str:
         return key_file(config).read_text(encoding="ascii").strip()
     except (FileNotFoundError, NotADirectoryError):  # nor a folder for it: `prepare` says so in a sentence
         return ""
+    except OSError as error:
+        text = f"DATA_DIR: {key_file(config)} cannot be read ({error.strerror}). Is it another user's portal?"
+        raise ConfigError(text) from error
 
 
 def make(config: Config) -> str:

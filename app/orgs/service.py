@@ -39,6 +39,8 @@ def create(slug: str, name: str = "") -> Org:
         raise OrgError(
             "A slug is 1 to 40 lower-case letters, digits and dashes, with a letter first and no dash at the end."
         )
+    if len(name.strip()) > 100:
+        raise OrgError("The name of an org has 100 characters at most.")
     if db.session.scalar(select(Org).where(Org.slug == slug)):
         raise OrgError(f"There is an org {slug} already.")
     org = Org(slug=slug, name=name.strip() or slug)
@@ -49,7 +51,7 @@ def create(slug: str, name: str = "") -> Org:
 
 def by_slug(slug: str) -> Org:
     """Raises UnknownOrg."""
-    org = db.session.scalar(select(Org).where(Org.slug == slug))
+    org = db.session.scalar(select(Org).where(Org.slug == slug)) if _SLUG.fullmatch(slug) else None
     if org is None:
         raise UnknownOrg(slug)
     return org
@@ -60,12 +62,12 @@ def any_exists() -> bool:
 
 
 def join(org: Org, user_id: int, role: Role) -> Membership:
-    """Make somebody a member with this role, or give a member this role. Call inside a transaction."""
+    """See to it that somebody is a member with at least this role. Nobody is demoted. Call inside a transaction."""
     member = db.session.get(Membership, (org.id, user_id))
     if member is None:
         member = Membership(org_id=org.id, user_id=user_id, role=role)
         db.session.add(member)
-    else:
+    elif not member.role.includes(role):
         member.role = role
     return member
 
@@ -81,6 +83,10 @@ def of_user(user_id: int) -> list[Membership]:
 
 def membership(user_id: int, slug: str) -> Membership | None:
     """None for an org that does not exist and for one of others alike: nobody learns which."""
+    if not _SLUG.fullmatch(slug):
+        return None
+    if not _SLUG.fullmatch(slug):
+        return None  # not everything that a request can hold can be asked of a database
     return db.session.scalar(
         select(Membership).join(Membership.org).where(Membership.user_id == user_id, Org.slug == slug)
     )

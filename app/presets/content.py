@@ -27,14 +27,16 @@ def _quantity(value: str) -> str:
     return value
 
 
-def _no_nul(value: str) -> str:
+def _storable(value: str) -> str:
     if "\0" in value:
         raise ValueError("the character NUL cannot be used here")
+    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("half a character (a lone surrogate) cannot be used here")
     return value
 
 
 Quantity = Annotated[str, Field(max_length=20), AfterValidator(_quantity)]
-Text = Annotated[str, AfterValidator(_no_nul)]
+Text = Annotated[str, AfterValidator(_storable)]
 
 
 class _Strict(BaseModel):
@@ -56,7 +58,7 @@ class Choice(_Strict):
 
 class PresetVolume(_Strict):
     claim: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
-    path: Annotated[str, Field(pattern=r"^/[^\x00:]{1,250}$")]
+    path: Annotated[Text, Field(pattern=r"^/[^\x00:]{1,250}$")]
     read_only: bool = False
 
 
@@ -122,7 +124,8 @@ def parse(text: str) -> list[PresetContent]:
         raise PresetError("The file is larger than 1 MiB.")
     try:
         documents = [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # a tag such as !!int on an empty value makes PyYAML fail in these other ways
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise PresetError(f"This is not YAML that can be used: {error}") from error
     if not documents:
         raise PresetError("The file holds no preset.")
