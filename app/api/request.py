@@ -46,7 +46,9 @@ def body(model: type[B]) -> B:
     if len(raw) > BODY_LIMIT:
         raise api_problem(413)
     try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        parsed = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant, parse_int=_bounded
+        )
     except (ValueError, RecursionError) as error:
         if isinstance(error, _Repeated):
             raise invalid({error.name: "This field stands in the object twice."}) from error
@@ -58,11 +60,12 @@ def body(model: type[B]) -> B:
     except ValidationError as error:
         errors: dict[str, str] = {}
         for each in error.errors():
-            name = ".".join(
-                str(part) for part in each["loc"] if not str(part).startswith(("str", "list", "tuple", "function"))
-            )
+            # pydantic also names which of several types it tried
+            name = ".".join(str(part) for part in each["loc"] if part not in ("str", "list[str]"))
             errors.setdefault(name or "body", each["msg"].removeprefix("Value error, "))
-        raise invalid(errors) from error
+        # of a field that may have several types, only what is wrong with the type that it has
+        parts = {name for name in errors if any(other.startswith(f"{name}.") for other in errors)}
+        raise invalid({name: text for name, text in errors.items() if name not in parts}) from error
 
 
 class _Repeated(ValueError):
@@ -78,6 +81,11 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _Repeated(name)
         found[name] = value
     return found
+
+
+def _bounded(digits: str) -> int | float:
+    """Python refuses to read a whole number of thousands of digits, although it is JSON."""
+    return int(digits) if len(digits) < 100 else float(digits)
 
 
 def _no_constant(name: str) -> Any:
@@ -116,7 +124,8 @@ def member(slug: str | None, least: Role = Role.VIEWER) -> Membership:
             raise invalid({"org": f"Say which org: {names}." if mine else "You are in no org."})
         found: Membership | None = mine[0]
     else:
-        found = orgs.membership(user.id, slug)
+        # a database may refuse to be asked for other characters at all
+        found = orgs.membership(user.id, slug) if slug.isascii() and slug.isprintable() else None
     if found is None:
         raise api_problem(404)
     if not found.role.includes(least):

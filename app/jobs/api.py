@@ -31,6 +31,7 @@ class LaunchBody(Body):
     cluster: str | None = None
     org: str | None = None
     max_runtime: str | None = None
+    gpu_type: str | None = None
 
 
 def register(bp: Blueprint) -> None:
@@ -43,9 +44,11 @@ def register(bp: Blueprint) -> None:
 
 def launch() -> Response:
     needs_scope("write")
-    query()
+    named = query("org").get("org")
     sent = body(LaunchBody)
-    found = member(sent.org, Role.MEMBER)
+    if named is not None and sent.org not in (None, named):
+        raise invalid({"org": "The address names another org than the body."})
+    found = member(named if sent.org is None else sent.org, Role.MEMBER)
     key = request.headers.get("Idempotency-Key")
     if key is not None and not (0 < len(key) <= 200 and key.isprintable()):
         raise invalid({"Idempotency-Key": "It must have 1 to 200 printable characters."})
@@ -58,6 +61,7 @@ def launch() -> Response:
         env=sent.env or {},
         cluster=sent.cluster,
         max_runtime=sent.max_runtime,
+        gpu_type=sent.gpu_type,
     )
     if sent.name == "":
         raise invalid({"name": "It must not be empty. Leave it out to have one made."})
@@ -69,7 +73,7 @@ def launch() -> Response:
         raise Problem(
             409, "key-reused", "The idempotency key was used for another request", "Use a fresh key for a new wish."
         ) from None
-    headers = {"Location": f"/api/jobs/{done.job.name}"}
+    headers = {"Location": f"/api/jobs/{done.job.name}?org={found.org.slug}"}
     if done.replayed:
         return reply(describe(done.job, found.org), 200, {**headers, "Idempotent-Replay": "true"})
     return reply(describe(done.job, found.org), 201, headers)

@@ -11,7 +11,7 @@ from werkzeug.datastructures import MultiDict
 from app.jobs.request import LaunchRequest
 from app.presets.service import PresetView
 
-ENV_ROWS = 200  # more are cut off
+ENV_ROWS = 200  # variables that the form takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class LaunchForm:
     max_runtime: str = ""
     cluster: str = ""
     name: str = ""
+    gpu_type: str = ""
     env: tuple[tuple[str, str], ...] = ()
     once: str = ""  # makes a double click or a reload one job
     source: str = ""  # name of the job that it was filled in from
@@ -31,7 +32,8 @@ class LaunchForm:
 
     @classmethod
     def of(cls, posted: MultiDict[str, str]) -> LaunchForm:
-        names, values = posted.getlist("env-name")[:ENV_ROWS], posted.getlist("env-value")[:ENV_ROWS]
+        rows = 5 * ENV_ROWS  # what is above the limit is kept too, to be shown with the error, but not without end
+        names, values = posted.getlist("env-name")[:rows], posted.getlist("env-value")[:rows]
         return cls(
             preset=posted.get("preset", ""),
             shown=posted.get("shown", ""),
@@ -41,8 +43,11 @@ class LaunchForm:
             max_runtime=posted.get("max_runtime", "").strip(),
             cluster=posted.get("cluster", ""),
             name=posted.get("name", "").strip(),
-            env=tuple((name.strip(), value) for name, value in zip(names, values, strict=False) if name or value),
-            once=posted.get("once", "")[:64],
+            gpu_type=posted.get("gpu_type", ""),
+            env=tuple(
+                (name.strip(), value) for name, value in zip(names, values, strict=False) if name.strip() or value
+            ),
+            once=posted.get("once", "").replace("\0", "")[:64],
             source=posted.get("source", "")[:63],
         )
 
@@ -71,6 +76,7 @@ class LaunchForm:
             max_runtime=asked.max_runtime or "",
             cluster=asked.cluster or "",
             name=name,
+            gpu_type=asked.gpu_type or "",
             env=tuple(asked.env.items()),
             once=secrets.token_urlsafe(18),
             source=source,
@@ -84,9 +90,9 @@ class LaunchForm:
             value = int(typed) if typed.isdigit() and typed.isascii() and len(typed) < 6 else 0
             text = str(max(1 if name == "nodes" else 0, value + change))
             return replace(self, gpus=text) if name == "gpus" else replace(self, nodes=text)
-        if step.startswith("remove-env-") and step.removeprefix("remove-env-").isdigit():
-            gone = int(step.removeprefix("remove-env-"))
-            return replace(self, env=tuple(row for index, row in enumerate(self.env) if index != gone))
+        if step.startswith("remove-env-"):
+            gone = step.removeprefix("remove-env-")
+            return replace(self, env=tuple(row for index, row in enumerate(self.env) if str(index) != gone))
         return self
 
     def with_preset(self, old: PresetView | None, new: PresetView, free_name: str, old_name: str) -> LaunchForm:
@@ -104,6 +110,8 @@ class LaunchForm:
         """What it asks for, and the errors of fields that cannot even be read."""
         errors: dict[str, str] = {}
         env: dict[str, str] = {}
+        if len(self.env) > ENV_ROWS:
+            errors["env"] = f"The form takes {ENV_ROWS} variables. Take some out, or launch by the API."
         for name, value in self.env:
             if not name:
                 errors["env"] = f"Give the variable with the value {value[:40]!r} a name, or take it out."
@@ -120,6 +128,7 @@ class LaunchForm:
                 env=env,
                 cluster=self.cluster or None,
                 max_runtime=self.max_runtime or None,
+                gpu_type=self.gpu_type or None,
             ),
             errors,
         )
@@ -135,7 +144,7 @@ def _text(command: str | tuple[str, ...] | list[str]) -> str:
 def _number(name: str, typed: str, errors: dict[str, str]) -> int | None:
     if not typed:
         return None
-    if not (typed.isascii() and typed.lstrip("-").isdigit() and len(typed) < 10):
+    if not (typed.isascii() and typed.removeprefix("-").isdigit() and len(typed) < 10):
         errors[name] = "Write a whole number."
         return None
     return int(typed)

@@ -63,12 +63,13 @@ class Job(Base):
         Index("ix_jobs_org_id_id", "org_id", "id", "name"),
         Index("ix_jobs_org_id_state_id", "org_id", "state", "id"),
         Index("ix_jobs_org_id_user_id_id", "org_id", "user_id", "id"),
+        Index("ix_jobs_org_id_user_id_state_id", "org_id", "user_id", "state", "id"),
         # the worker's to-do list
         Index(
             "ix_jobs_unsettled",
             "cluster_id",
             "id",
-            sqlite_where=text("settled = 0"),
+            sqlite_where=text("settled IS 0"),
             postgresql_where=text("NOT settled"),
         ),
     )

@@ -48,7 +48,7 @@ def preview(org_id: int, asked: LaunchRequest, preset: PresetView | None) -> Pre
         return Preview("warn", f"Waits for {cluster.name}", "The worker has not looked at it yet.", spec, cluster, {})
     if clusters.silent_since(cluster):
         return Preview("warn", f"Waits for {cluster.name}", "It does not answer now.", spec, cluster, {})
-    if fits_now(cluster, spec.gpus, spec.nodes) and not ahead:
+    if fits_now(cluster, spec) and not ahead:
         return Preview("good", f"Starts now on {cluster.name}", free, spec, cluster, {})
     if ahead:
         others = "1 job waits" if ahead == 1 else f"{ahead} jobs wait"
@@ -76,6 +76,41 @@ def limits(preset: PresetView, usable: list[ClusterRow]) -> Limits:
         cluster=where,
         gpus_max=most,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuChoice:
+    """A type of GPU that the form offers."""
+
+    type: str
+    text: str
+    refused: str  # why it cannot be chosen; empty: it can
+
+
+def gpu_choices(preset: PresetView, usable: list[ClusterRow]) -> list[GpuChoice]:
+    """The types of the clusters that the org may use, by name; none where there is nothing to choose."""
+    if not preset.content.gpus.max:
+        return []
+    allowed = {row.id for row in allowed_clusters(preset, usable)}
+    free: dict[str, int] = {}
+    elsewhere: dict[str, str] = {}
+    for row in usable:
+        seen = clusters.capacity(row)
+        for pool in seen.gpus if seen else ():
+            if row.id not in allowed:
+                elsewhere.setdefault(pool.type, row.name)
+            elif pool.total:
+                free[pool.type] = free.get(pool.type, 0) + pool.free
+    wanted = preset.content.gpu_types
+    choices = []
+    for name in sorted({*free, *elsewhere}):
+        refused = ""
+        if name not in free:
+            refused = f"{name} is on {elsewhere[name]}, where the preset {preset.name} does not run."
+        elif wanted and name not in wanted:
+            refused = f"The preset {preset.name} does not run on {name}."
+        choices.append(GpuChoice(name, name if refused else f"{name}, {free[name]} free", refused))
+    return choices if any(not choice.refused for choice in choices) else []
 
 
 def free_text(row: ClusterRow, for_gpus: bool) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app import durations
 from app.cluster.protocol import JobSpec, Volume
 from app.clusters import service as clusters
-from app.clusters.service import ClusterKind, ClusterRow
+from app.clusters.service import ClusterRow, GpuPool
 from app.presets.content import ENV_NAME, NAME, NAME_RULE
 from app.presets.service import PresetView
 
@@ -31,6 +31,7 @@ class LaunchRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     cluster: str | None = None
     max_runtime: str | None = None
+    gpu_type: str | None = None
 
     def digest(self) -> bytes:
         """The same for requests that ask for the same."""
@@ -43,6 +44,7 @@ class LaunchRequest:
             "env": dict(self.env),
             "cluster": self.cluster,
             "max_runtime": self.max_runtime,
+            "gpu_type": self.gpu_type,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).digest()
 
@@ -70,8 +72,9 @@ def resolve(asked: LaunchRequest, preset: PresetView | None, usable: list[Cluste
     if asked.name and not NAME.fullmatch(asked.name):
         errors["name"] = f"A name is {NAME_RULE}."
     where = _clusters(asked.cluster, content.clusters, usable, preset.name, errors)
-    if where and not errors.keys() & {"gpus", "nodes"}:
-        where = _that_could_fit(where, gpus, nodes, asked.cluster, errors)
+    types = _gpu_types(asked.gpu_type, content.gpu_types, preset.name, errors)
+    if where and not errors.keys() & {"gpus", "nodes", "gpu_type"}:
+        where = _that_could_fit(where, gpus, nodes, types, errors)
     if errors:
         raise LaunchRefused(errors)
     spec = JobSpec(
@@ -83,11 +86,11 @@ def resolve(asked: LaunchRequest, preset: PresetView | None, usable: list[Cluste
         cpu=content.cpu,
         memory=content.memory,
         shm=content.shm,
-        gpu_types=tuple(content.gpu_types),
+        gpu_types=types,
         env=env,
         volumes=tuple(Volume(each.claim, each.path, each.read_only) for each in content.volumes),
     )
-    return spec, min(where, key=lambda row: (not fits_now(row, gpus, nodes), row.id))
+    return spec, min(where, key=lambda row: (not fits_now(row, spec), row.id))
 
 
 def allowed_clusters(preset: PresetView, usable: list[ClusterRow]) -> list[ClusterRow]:
@@ -96,37 +99,53 @@ def allowed_clusters(preset: PresetView, usable: list[ClusterRow]) -> list[Clust
     return [row for row in usable if not row.refused and (not wanted or row.name in wanted)]
 
 
-def fits_now(row: ClusterRow, gpus: int, nodes: int) -> bool:
-    """Whether a job of this shape would start at once, as far as the worker's last look tells."""
+def fits_now(row: ClusterRow, spec: JobSpec) -> bool:
+    """Whether a job would start at once, as far as the worker's last look tells."""
     seen = clusters.capacity(row)
     if seen is None or clusters.silent_since(row):
         return False
-    if gpus == 0:
+    if spec.gpus == 0:
         return seen.cpu_slots_free is None or seen.cpu_slots_free > 0
-    if row.kind is ClusterKind.LOCAL:
-        return sum(pool.free for pool in seen.gpus) >= gpus * nodes
-    return any(pool.free >= gpus * nodes and pool.most_free_on_one_node >= gpus for pool in seen.gpus)
+    return any(
+        pool.free >= spec.gpus * spec.nodes and pool.most_free_on_one_node >= spec.gpus
+        for pool in _of_types(seen.gpus, spec.gpu_types)
+    )
+
+
+def _of_types(pools: Iterable[GpuPool], types: Collection[str]) -> list[GpuPool]:
+    return [pool for pool in pools if not types or pool.type in types]
 
 
 def _that_could_fit(
-    where: list[ClusterRow], gpus: int, nodes: int, chosen: str | None, errors: dict[str, str]
+    where: list[ClusterRow], gpus: int, nodes: int, types: tuple[str, ...], errors: dict[str, str]
 ) -> list[ClusterRow]:
     """Leave out clusters that could never run it: waiting for what cannot come is worse than a clear no."""
     possible = []
     most = 0
     for row in where:
         seen = clusters.capacity(row)
-        total = max((pool.total for pool in seen.gpus), default=0) if seen else None
-        if total is None or gpus * nodes <= total or (gpus == 0):
+        total = max((pool.total for pool in _of_types(seen.gpus, types)), default=0) if seen else None
+        if total is None or gpus * nodes <= total or gpus == 0:
             possible.append(row)
         else:
             most = max(most, total)
     if not possible:
         place = f"The cluster {where[0].name} has" if len(where) == 1 else "The clusters of this preset have at most"
-        has = f"{most} GPU{'s' if most != 1 else ''} in all" if most else "no GPU"
+        kind = f" of type {' or '.join(types)}" if types else ""
+        has = f"{most} GPU{'s' if most != 1 else ''}{kind} in all" if most else f"no GPU{kind}"
         asks = f"{gpus * nodes} in all" if nodes > 1 else f"{gpus}"
         errors["gpus"] = f"{place} {has}, and this asks for {asks}. Take fewer, or 0 to run without a GPU."
     return possible
+
+
+def _gpu_types(asked: str | None, allowed: list[str], preset: str, errors: dict[str, str]) -> tuple[str, ...]:
+    if not asked:
+        return tuple(allowed)
+    if allowed and asked not in allowed:
+        errors["gpu_type"] = f"The preset {preset} runs on {' or '.join(allowed)}, not on {_short(asked)}."
+    elif not asked.isprintable() or len(asked) > 63:
+        errors["gpu_type"] = "There is no such type of GPU."
+    return (asked,)
 
 
 def _command(
@@ -246,4 +265,5 @@ def as_api_body(preset: str, cluster: str, spec: JobSpec) -> dict[str, Any]:
         "env": dict(spec.env),
         "cluster": cluster,
         "max_runtime": durations.written(spec.max_runtime),
+        **({"gpu_type": spec.gpu_types[0]} if len(spec.gpu_types) == 1 else {}),
     }

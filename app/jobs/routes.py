@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -75,19 +74,21 @@ def _list() -> dict[str, Any]:
     if state not in TABS and state not in WORDS:
         abort(404)
     mine = asked.get("mine") == "1"
-    only = Filter(state=state, user_id=current_user().id if mine else None, q=asked.get("q", "").strip()[:63])
+    text = asked.get("q", "").replace("\0", "").strip()[:63]
+    only = Filter(state=state, user_id=current_user().id if mine else None, q=text)
     page = service.page_of_jobs(current_org.id, only, before=_id("before"), after=_id("after"))
     counts = service.counts(current_org.id)
+    usable = clusters.of_org(current_org.id)
     return {
         "page": page,
         "counts": counts,
-        "digest": digest(page, counts),
+        "digest": digest(page, counts, usable),
         "tabs": TABS,
         "only": only,
         "mine": mine,
         "people": service.people({job.user_id for job in page.jobs}),
         "cluster_names": clusters.names({job.cluster_id for job in page.jobs}),
-        "usable": clusters.of_org(current_org.id),
+        "usable": usable,
         "me": current_user(),
         "may_launch": role().includes(Role.MEMBER),
         "here": {name: value for name, value in asked.items() if name in ("state", "mine", "q") and value},
@@ -140,6 +141,10 @@ def new() -> Page:
 @requires(Role.MEMBER)
 def launch() -> Page:
     form = LaunchForm.of(request.form)
+    if form.preset != form.shown and form.shown:
+        # without JavaScript the form still shows what belongs to another preset: nobody should run that unseen
+        text = "You picked another preset. What you had not changed is its own now: look at it, then launch."
+        return _form_page(replace(_redrawn(form), errors={"preset": text})), 422
     asked, errors = form.request()
     try:
         if errors:
@@ -148,7 +153,8 @@ def launch() -> Page:
             done = service.launch(current_org, current_user(), asked, form.once or None)
         except service.KeyReused:
             # the form was sent before and then changed: another wish, not a repetition
-            done = service.launch(current_org, current_user(), asked)
+            changed = f"{form.once} {asked.digest().hex()}"
+            done = service.launch(current_org, current_user(), asked, changed)
     except LaunchRefused as refused:
         return _form_page(replace(form, errors=refused.errors)), 422
     return redirect(url_for("jobs.show", name=done.job.name), 303)
@@ -211,6 +217,7 @@ def _form_context(form: LaunchForm) -> dict[str, Any]:
         "limits": preview.limits(preset, usable) if preset else None,
         "usable": usable,
         "allowed": allowed_clusters(preset, usable) if preset else [],
+        "gpu_choices": preview.gpu_choices(preset, usable) if preset else [],
         "preview": seen,
         "runs_as_portal": preview.runs_as_portal(seen.cluster),
     }
@@ -248,7 +255,7 @@ def poll_fragment(name: str) -> Page:
     since, size = _id("since") or 0, _id("size") or 0
     stream = seen.stream
     news = stream is not None and (stream.size > size or (stream.complete and asked.get("complete") != "1"))
-    changed = asked.get("version") != str(seen.job.version)
+    changed = asked.get("version") != seen.version
     if not (news or changed or seen.finished) and asked.get("every") == str(seen.poll_every):
         return "", 204
     fresh = None
@@ -288,15 +295,21 @@ def download(name: str) -> Page:
     def body() -> Iterator[bytes]:
         end = 0
         for piece in logs.pieces(attempt_id, rank, 0, size):
-            if piece.first_byte > end:
-                yield f"\n[{piece.first_byte - end:,} bytes are missing here]\n".encode()
+            yield from _missing(attempt_id, rank, end, piece.first_byte)
             end = piece.end
-            yield piece.data
             db.session.rollback()  # nobody who reads slowly holds a transaction open
+            yield piece.data
+        yield from _missing(attempt_id, rank, end, size)
 
     answer = Response(stream_with_context(body()), content_type="text/plain; charset=utf-8")
     answer.headers["Content-Disposition"] = f'attachment; filename="{seen.job.name}-rank{rank}.log"'
     return answer
+
+
+def _missing(attempt_id: int, rank: int, since: int, until: int) -> Iterator[bytes]:
+    """The gaps between two positions, as a download shows them."""
+    for gap in logs.gaps(attempt_id, rank, since, until):
+        yield f"\n[{'some' if gap.size is None else format(gap.size, ',')} bytes are missing here]\n".encode()
 
 
 @bp.post("/jobs/<name>/stop")
@@ -347,7 +360,6 @@ def _show_context(seen: JobView) -> dict[str, Any]:
         "found": found,
         "line": line,
         "follow": line is None and not find,
-        "once": re.sub(r"\W", "", f"{seen.job.uid}{seen.job.version}{current_user().id}"),
     }
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, func, select, union_all
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import defer
 
 from app import durations, wake
 from app.accounts.service import User
-from app.cluster.protocol import Code, JobSpec
+from app.cluster.protocol import Attempt, AttemptKey, Code, JobSpec
 from app.clusters import service as clusters
 from app.database import db, now, transaction
 from app.jobs import spec as specs
@@ -21,7 +22,7 @@ from app.jobs.request import LaunchRefused, LaunchRequest, resolve
 from app.jobs.states import ACTIVE, State
 from app.orgs.models import Org, Role
 from app.presets import service as presets
-from app.presets.service import PresetView
+from app.presets.service import NAME, PresetView
 
 __all__ = ["Job", "JobEvent", "JobRank", "LaunchRefused", "LaunchRequest", "State"]
 
@@ -52,22 +53,25 @@ class Launch:
     replayed: bool  # the same request was acknowledged before; nothing new was made
 
 
-def launch(org: Org, user: User, asked: LaunchRequest, key: str | None = None) -> Launch:
+def launch(
+    org: Org, user: User, asked: LaunchRequest, key: str | None = None, exactly: PresetView | None = None
+) -> Launch:
     """Commit the wish to run a job and wake the worker. Once this returns, no crash can lose it.
 
-    Raises LaunchRefused, with nothing kept and the key not used up, or KeyReused.
+    `exactly` is an older version of the preset to use; the newest if left out. Raises LaunchRefused, with nothing kept
+    and the key not used up, or KeyReused.
     """
     org_id, user_id = org.id, user.id
     for _ in range(5):
         try:
             with transaction():
-                return _launch(org_id, user_id, asked, key)
+                return _launch(org_id, user_id, asked, key, exactly)
         except IntegrityError:
             continue  # another request took the name or the key since we looked: look again
     raise LaunchRefused({"name": "Others take the same names right now. Write one of your own."})
 
 
-def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None) -> Launch:
+def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None, exactly: PresetView | None) -> Launch:
     if key is not None:
         earlier = db.session.scalar(
             select(Job).where(Job.org_id == org_id, Job.user_id == user_id, Job.idempotency_key == key)
@@ -77,9 +81,11 @@ def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None) ->
                 raise KeyReused
             return Launch(earlier, replayed=True)
     preset = next((each for each in presets.of_org(org_id) if each.name == asked.preset), None)
+    if preset is not None and exactly is not None:
+        preset = exactly
     usable = clusters.of_org(org_id)
     errors: dict[str, str] = {}
-    if asked.name and is_taken(org_id, asked.name):
+    if asked.name and NAME.fullmatch(asked.name) and is_taken(org_id, asked.name):
         free = free_name(org_id, asked.name)
         errors["name"] = f"The name {asked.name} is taken in this org. {free} is free."
     try:
@@ -129,7 +135,8 @@ def free_name(org_id: int, like: str) -> str:
         .order_by(Job.id.desc())
         .limit(20)
     )
-    numbers = [int(name.removeprefix(f"{stem}-")) for name in newest if name.removeprefix(f"{stem}-").isdigit()]
+    tails = [name.removeprefix(f"{stem}-") for name in newest]
+    numbers = [int(tail) for tail in tails if tail.isdigit() and len(tail) < 10]
     number = max(numbers, default=1) + 1
     while is_taken(org_id, f"{stem}-{number}"):
         number += 1
@@ -137,8 +144,8 @@ def free_name(org_id: int, like: str) -> str:
 
 
 def again(org: Org, user: User, job: Job, key: str | None = None) -> Launch:
-    """Run the same once more, under a new name. Raises LaunchRefused where its preset does not allow it any more."""
-    return launch(org, user, replace(request_of(job), name=None), key)
+    """Run the very same once more, with the preset's version of then, under a new name. Raises LaunchRefused."""
+    return launch(org, user, replace(request_of(job), name=None), key, preset_of(job))
 
 
 def request_of(job: Job) -> LaunchRequest:
@@ -154,6 +161,7 @@ def request_of(job: Job) -> LaunchRequest:
         env={name: value for name, value in spec.env.items() if preset.content.env.get(name) != value},
         cluster=clusters.by_id(job.cluster_id).name,
         max_runtime=durations.written(spec.max_runtime),
+        gpu_type=spec.gpu_types[0] if list(spec.gpu_types) != preset.content.gpu_types and spec.gpu_types else None,
     )
 
 
@@ -162,7 +170,9 @@ def request_of(job: Job) -> LaunchRequest:
 
 def readable_job(org: Org, name: str) -> Job:
     """Every member reads every job of the org. Raises JobNotFound."""
-    job = db.session.scalar(select(Job).where(Job.org_id == org.id, Job.name == name))
+    job = None
+    if NAME.fullmatch(name):  # a database may refuse to be asked for other characters at all
+        job = db.session.scalar(select(Job).where(Job.org_id == org.id, Job.name == name))
     if job is None:
         raise JobNotFound(name)
     return job
@@ -181,9 +191,7 @@ class Filter:
     q: str = ""  # part of the name
 
     def narrow(self, query: Select[Any]) -> Select[Any]:
-        if self.state == "active":
-            query = query.where(Job.state.in_(ACTIVE))
-        elif self.state:
+        if self.state and self.state != "active":
             query = query.where(Job.state == State(self.state))
         if self.user_id is not None:
             query = query.where(Job.user_id == self.user_id)
@@ -203,18 +211,28 @@ def page_of_jobs(
     org_id: int, only: Filter, before: int | None = None, after: int | None = None, limit: int = PAGE
 ) -> JobPage:
     """Newest first. `before` and `after` are ids of jobs: the page below, or right above, that one."""
-    query = only.narrow(select(Job).where(Job.org_id == org_id))
     if after is not None:
-        rows = list(db.session.scalars(query.where(Job.id > after).order_by(Job.id).limit(limit + 1)))
+        rows = _jobs(only.narrow(select(Job).where(Job.org_id == org_id, Job.id > after)), only, Job.id, limit + 1)
         more_above = len(rows) > limit
         rows = rows[:limit][::-1]
         return JobPage(rows, rows[-1].id if rows else None, rows[0].id if rows and more_above else None)
+    query = only.narrow(select(Job).where(Job.org_id == org_id))
     if before is not None:
         query = query.where(Job.id < before)
-    rows = list(db.session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)))
+    rows = _jobs(query, only, Job.id.desc(), limit + 1)
     more_below = len(rows) > limit
     rows = rows[:limit]
     return JobPage(rows, rows[-1].id if more_below else None, rows[0].id if rows and before is not None else None)
+
+
+def _jobs(query: Select[Any], only: Filter, order: Any, limit: int) -> list[Job]:
+    """The first jobs of a query. A list shows neither command nor variables, which can be long: they stay unread."""
+    if only.state == "active":
+        # one state is one range of an index, in order; several are not, and would be read whole and sorted
+        each = (query.with_only_columns(Job.id).where(Job.state == state) for state in ACTIVE)
+        ids = union_all(*(select(one.order_by(order).limit(limit).subquery().c.id) for one in each))
+        query = select(Job).where(Job.id.in_(ids))
+    return list(db.session.scalars(query.options(defer(Job.spec)).order_by(order).limit(limit)))
 
 
 def has_jobs(org_id: int) -> bool:
@@ -222,11 +240,15 @@ def has_jobs(org_id: int) -> bool:
 
 
 def counts(org_id: int) -> dict[str, int]:
-    """How many jobs an org has by state, each counted up to COUNT_CAP + 1 and no further."""
-    found: dict[str, int] = {}
+    """How many jobs an org has by state, final ones counted up to COUNT_CAP + 1 of each state and no further."""
+    each = []
     for state in State:
-        some = select(Job.id).where(Job.org_id == org_id, Job.state == state).limit(COUNT_CAP + 1).subquery()
-        found[state.value] = db.session.scalar(select(func.count()).select_from(some)) or 0
+        some = select(Job.id).where(Job.org_id == org_id, Job.state == state)
+        if state.final:
+            some = some.limit(COUNT_CAP + 1)
+        each.append(select(func.count()).select_from(some.subquery()).scalar_subquery())
+    row = db.session.execute(select(*each)).one()
+    found: dict[str, int] = {state.value: count for state, count in zip(State, row, strict=True)}
     found["active"] = sum(found[state.value] for state in ACTIVE)
     found[""] = sum(found[state.value] for state in State)
     return found
@@ -273,16 +295,25 @@ def preset_of(job: Job) -> PresetView:
 def near(org_id: int, name: str) -> list[Job]:
     """Jobs whose names begin like a name that was not found: for whoever mistyped it."""
     stem = name.lower()[:6].rstrip("-")
-    if len(stem) < 2:
+    if len(stem) < 2 or not NAME.fullmatch(stem):
         return []
     last = stem[:-1] + chr(ord(stem[-1]) + 1)
     return list(
         db.session.scalars(
-            select(Job)
-            .where(Job.org_id == org_id, or_(Job.name == stem, Job.name >= stem), Job.name < last)
-            .order_by(Job.name)
-            .limit(5)
+            select(Job).where(Job.org_id == org_id, Job.name >= stem, Job.name < last).order_by(Job.name).limit(5)
         )
+    )
+
+
+def attempt_value(job: Job, instance: str) -> Attempt:
+    """The job's current attempt, or its first, as the border to the clusters knows it."""
+    return Attempt(
+        key=AttemptKey(job.uid, max(1, job.attempt)),
+        job_name=job.name,
+        instance=instance,
+        org=str(job.org_id),
+        user=str(job.user_id),
+        spec=specs.from_json(job.spec),
     )
 
 

@@ -10,9 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from app.accounts.service import User
+from app.cluster.kubernetes.manifests import Impossible, as_yaml, manifests
 from app.clusters import service as clusters
 from app.clusters.service import ClusterKind, ClusterRow
+from app.clusters.settings import kubernetes_settings
 from app.database import now
+from app.installation import service as installation
 from app.jobs import service
 from app.jobs.models import Job, JobAttempt, JobEvent, JobRank
 from app.jobs.request import as_api_body
@@ -73,6 +76,17 @@ class JobView:
     def streams(self) -> list[LogStream]:
         return logs.streams(self.attempt.id) if self.attempt is not None else []
 
+    @cached_property
+    def manifest(self) -> str:
+        """The objects on the cluster as YAML, ready for kubectl; empty where they are not Kubernetes objects."""
+        if self.local:
+            return ""
+        attempt = service.attempt_value(self.job, installation.identity())
+        try:
+            return as_yaml(manifests(attempt, kubernetes_settings(self.cluster.settings)))
+        except Impossible:
+            return ""
+
     @property
     def local(self) -> bool:
         return self.cluster.kind is ClusterKind.LOCAL
@@ -82,9 +96,14 @@ class JobView:
         return None if self.job.state.final else clusters.silent_since(self.cluster)
 
     @property
+    def version(self) -> str:
+        """Changes with everything that the page shows of the job beside its log."""
+        return f"{self.job.version}{'s' if self.silent_since else ''}"
+
+    @property
     def finished(self) -> bool:
         """Nothing on the page will change any more."""
-        stream_ends = self.stream is None or self.stream.complete
+        stream_ends = self.stream is not None and self.stream.complete  # none: the first of it may be on its way
         return self.job.state.final and (self.job.settled or stream_ends)
 
     @property
@@ -137,10 +156,11 @@ def duration(job: Job) -> float:
     return max(0.0, (end - (begin or end)).total_seconds())
 
 
-def digest(page: service.JobPage, counts: dict[str, int]) -> str:
+def digest(page: service.JobPage, counts: dict[str, int], usable: list[ClusterRow]) -> str:
     """Changes whenever something on a page of the list does."""
     rows = [(job.id, job.version) for job in page.jobs]
-    return hashlib.sha256(json.dumps([rows, counts, page.older, page.newer]).encode()).hexdigest()[:16]
+    free = [(row.refused, row.capacity) for row in usable]
+    return hashlib.sha256(json.dumps([rows, counts, page.older, page.newer, free]).encode()).hexdigest()[:16]
 
 
 def tone(state: State) -> str:

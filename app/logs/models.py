@@ -38,7 +38,7 @@ class LogChunk(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)  # zlib
     at: Mapped[datetime] = mapped_column(Moment, default=now)
 
-    __table_args__ = (Index("ix_log_chunks_line", "attempt_id", "rank", "first_line"),)
+    __table_args__ = (Index("ix_log_chunks_line", "attempt_id", "rank", "first_line", "first_byte"),)
 
     @property
     def end(self) -> int:

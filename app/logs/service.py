@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from app.database import db, now
 from app.logs.models import LogChunk, LogGap, LogStream
@@ -16,6 +16,7 @@ __all__ = ["LogGap", "LogStream"]
 CHUNK = 256 << 10  # bytes of one row at most
 MERGE = 32 << 10  # a last chunk this small takes in what follows, so that a slow job does not make a row a line
 REPLY = 1 << 20  # bytes of one reply of the API at most
+UNKNOWN = 1  # positions that a gap of unknown size takes up
 
 
 # writing: only the worker does
@@ -38,19 +39,30 @@ def append(to: LogStream, data: bytes, cursor: str, skipped: int | None, why: st
     """
     if skipped is None or skipped:
         db.session.add(LogGap(attempt_id=to.attempt_id, rank=to.rank, first_byte=to.size, size=skipped, why=why))
-        to.size += skipped or 0
+        if to.size > to.line_start:
+            to.lines += 1  # the gap ends the line that it cut off
+        # bytes of unknown number take up one position, so that whoever is behind the gap has seen it
+        to.size += UNKNOWN if skipped is None else skipped
         to.line_start = to.size
         db.session.flush()
     for start in range(0, len(data), CHUNK):
-        _append_chunk(to, data[start : start + CHUNK], may_merge=skipped == 0)
+        _append_chunk(to, data[start : start + CHUNK])
     to.cursor = cursor
     to.complete = complete
     if to.size > limit and data:
         _trim(to, limit)
 
 
-def _append_chunk(to: LogStream, data: bytes, may_merge: bool) -> None:
-    last = _last_chunk(to) if may_merge else None
+def end(of: LogStream) -> None:
+    """Close a stream of which no more can come; where its end was not read, that is marked. Call in a transaction."""
+    if of.complete:
+        return
+    why = "The end of the log could not be read any more."
+    append(of, b"", of.cursor, None, why, complete=True, limit=of.size + 1)
+
+
+def _append_chunk(to: LogStream, data: bytes) -> None:
+    last = _last_chunk(to)
     if last is not None and last.end == to.size and last.size + len(data) <= MERGE:
         last.data = zlib.compress(zlib.decompress(last.data) + data, 3)
         last.size += len(data)
@@ -112,6 +124,8 @@ def _trim(to: LogStream, limit: int) -> None:
         gap = LogGap(attempt_id=to.attempt_id, rank=to.rank, first_byte=first, size=0, why="")
         db.session.add(gap)
     gap.size = end - gap.first_byte
+    if gap.first_byte <= to.line_start < end:
+        to.line_start = end  # the beginning of the unfinished line went too
     gap.why = f"The log grew beyond {limit:,} bytes; its beginning and its end are kept."
     # gaps that lie inside this one are part of it now
     db.session.execute(
@@ -188,48 +202,90 @@ def _chunk_at(attempt_id: int, rank: int, position: int) -> LogChunk | None:
     )
 
 
-def gaps(attempt_id: int, rank: int, since: int, until: int) -> list[LogGap]:
-    """Where bytes are missing between two positions, the first included."""
-    return list(
-        db.session.scalars(
-            select(LogGap)
-            .where(
-                LogGap.attempt_id == attempt_id,
-                LogGap.rank == rank,
-                LogGap.first_byte >= since,
-                LogGap.first_byte <= until,
-            )
-            .order_by(LogGap.first_byte)
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Bytes that are not in the archive."""
+
+    first_byte: int
+    size: int | None  # None: not known
+    why: str
+
+    @property
+    def end(self) -> int:
+        return self.first_byte + (UNKNOWN if self.size is None else self.size)
+
+
+def gaps(attempt_id: int, rank: int, since: int, until: int) -> list[Missing]:
+    """Where bytes are missing from one position to before another. Of a gap that began earlier, what is left of it:
+    it may have grown over the place where somebody stopped to read."""
+    rows = db.session.execute(
+        select(LogGap.first_byte, LogGap.size, LogGap.why)
+        .where(
+            LogGap.attempt_id == attempt_id,
+            LogGap.rank == rank,
+            LogGap.first_byte < until,
+            LogGap.first_byte + func.coalesce(LogGap.size, UNKNOWN) > since,
         )
+        .order_by(LogGap.first_byte)
     )
+    found = [Missing(*row) for row in rows]
+    return [
+        Missing(since, gap.end - since, gap.why) if gap.first_byte < since and gap.size is not None else gap
+        for gap in found
+    ]
 
 
 def byte_of_line(attempt_id: int, rank: int, line: int) -> int:
     """Where a line, counted from 0, begins; a line that is missing gives the first byte behind the gap."""
-    of_stream = (LogChunk.attempt_id == attempt_id, LogChunk.rank == rank)
-    # the newest chunk that begins in an earlier line, or exactly at the start of this one
-    chunk = db.session.scalar(
-        select(LogChunk)
-        .where(*of_stream, LogChunk.first_line < line)
+    if line <= 0:
+        return 0
+    # the newest chunk that begins in an earlier line
+    begin = db.session.scalar(
+        select(LogChunk.first_byte)
+        .where(LogChunk.attempt_id == attempt_id, LogChunk.rank == rank, LogChunk.first_line < line)
         .order_by(LogChunk.first_line.desc(), LogChunk.first_byte.desc())
         .limit(1)
     )
-    if chunk is None:
-        first = db.session.scalar(select(LogChunk.first_byte).where(*of_stream).order_by(LogChunk.first_byte).limit(1))
-        return first or 0
-    missing = line - chunk.first_line  # line ends to pass
-    for piece in pieces(attempt_id, rank, chunk.first_byte):
-        ends = piece.data.count(b"\n")
-        if ends >= missing:
+    for piece in pieces(attempt_id, rank, begin or 0):
+        missing = line - piece.first_line  # line ends to pass
+        if missing <= 0:  # its beginning, or all of it, is in the gap before this piece
+            return piece.first_byte
+        if piece.data.count(b"\n") >= missing:
             at = -1
             for _ in range(missing):
                 at = piece.data.index(b"\n", at + 1)
             return piece.first_byte + at + 1
-        missing -= ends
-        if piece.first_line > line:  # the line went missing in a gap
-            return piece.first_byte
     found = find_stream(attempt_id, rank)
     return found.size if found else 0
+
+
+def line_start_from(attempt_id: int, rank: int, position: int) -> int:
+    """Where the first line begins that begins at a position or behind it."""
+    if position <= 0:
+        return 0
+    expected = position - 1
+    for piece in pieces(attempt_id, rank, expected):
+        if piece.first_byte > expected:  # behind a gap
+            return piece.first_byte
+        at = piece.data.find(b"\n")
+        if at >= 0:
+            return piece.first_byte + at + 1
+        expected = piece.end
+    return max(expected, position)
+
+
+def last_line_before(attempt_id: int, rank: int, position: int) -> tuple[int, int] | None:
+    """Number, from 0, of the last line that begins before a position and is kept, and where what is kept of it ends."""
+    chunk = db.session.scalar(
+        select(LogChunk)
+        .where(LogChunk.attempt_id == attempt_id, LogChunk.rank == rank, LogChunk.first_byte < position)
+        .order_by(LogChunk.first_byte.desc())
+        .limit(1)
+    )
+    if chunk is None:
+        return None
+    data = zlib.decompress(chunk.data)[: position - chunk.first_byte]
+    return chunk.first_line + data.count(b"\n") - data.endswith(b"\n"), chunk.first_byte + len(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +295,14 @@ class Reply:
     data: bytes
     next: int
     at_end: bool  # this reply reaches the end of what is there
-    gaps: list[LogGap]
+    gaps: list[Missing]
 
 
 def read(attempt_id: int, rank: int, since: int, limit: int = REPLY) -> Reply:
     """The bytes from a position on, at most `limit`."""
     found = find_stream(attempt_id, rank)
     if found is None or since >= found.size:
-        tail_gaps = gaps(attempt_id, rank, since, since) if found else []
-        return Reply(b"", since, True, [gap for gap in tail_gaps if gap.size is None])
+        return Reply(b"", since, True, [])
     parts: list[bytes] = []
     room = limit
     end = since
@@ -260,4 +315,4 @@ def read(attempt_id: int, rank: int, since: int, limit: int = REPLY) -> Reply:
             break
     else:
         end = max(end, found.size)
-    return Reply(b"".join(parts), end, end >= found.size, gaps(attempt_id, rank, since, max(since, end - 1)))
+    return Reply(b"".join(parts), end, end >= found.size, gaps(attempt_id, rank, since, end))

@@ -16,7 +16,7 @@ _CODES = re.compile(
     r"|\x1b[ -/]*[0-~]?"  # the rest that begins with ESC
 )
 # C0 but tab, DEL, C1, and the characters that turn the direction of text around
-_INVISIBLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_INVISIBLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 STYLE = re.compile(r"(?:(?:a[12347]|[fb](?:1[0-5]|[0-9]))(?: |$)){0,7}")
 
 
@@ -59,17 +59,25 @@ class Style:
 
     def apply(self, codes: str) -> None:
         """Take in the numbers of one `ESC [ … m`."""
-        numbers = [int(part) if part.isdigit() else 0 for part in re.split("[;:]", codes)][:32]
+        parts = codes.split(";", 32)[:32]
+        numbers = [_number(part.partition(":")[0]) for part in parts]
         index = 0
         while index < len(numbers):
             number = numbers[index]
-            if number in (38, 48):
-                colour, used = _long_colour(numbers[index + 1 :])
-                index += used
+            details = [_number(part) for part in parts[index].split(":", 8)[1:8]]  # as in 38:2::255:0:0
+            if number in (38, 48, 58):
+                if details:
+                    space = 1 if details[0] == 2 and len(details) > 4 else 0  # a colour space may stand in between
+                    colour, _ = _long_colour([details[0], *details[1 + space :]])
+                else:
+                    colour, used = _long_colour(numbers[index + 1 :])
+                    index += used
                 if colour is not None and number == 38:
                     self.text = colour
-                elif colour is not None:
+                elif colour is not None and number == 48:
                     self.ground = colour
+            elif number == 4 and details[:1] == [0]:
+                self._apply_one(24)  # an underline of the kind "none"
             else:
                 self._apply_one(number)
             index += 1
@@ -96,6 +104,10 @@ class Style:
             self.ground = number - 92
         elif number == 49:
             self.ground = None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() and len(text) < 6 else 0
 
 
 def _long_colour(numbers: list[int]) -> tuple[int | None, int]:
@@ -144,21 +156,22 @@ def show(line: bytes, style: Style) -> Shown:
         if b"\x1b" in earlier[-4096:]:
             _plain_or_spans(earlier[-4096:].decode("utf-8", "replace"), style)  # colours set by what was drawn over
     cut = max(0, len(text) - LINE_LIMIT)
-    return Shown(_plain_or_spans(text[:LINE_LIMIT], style), len(states) - 1, cut)
+    return Shown(_plain_or_spans(text, style), len(states) - 1, cut)
 
 
 def _plain_or_spans(text: str, style: Style) -> Markup:
+    """The first LINE_LIMIT characters; the codes of the others count too, for the lines that follow."""
     if "\x1b" not in text:
-        return _span(text, style)
+        return _span(text[:LINE_LIMIT], style)
     parts = []
     position = 0
     for found in _CODES.finditer(text):
-        if found.start() > position:
-            parts.append(_span(text[position : found.start()], style))
+        if position < found.start() and position < LINE_LIMIT:
+            parts.append(_span(text[position : min(found.start(), LINE_LIMIT)], style))
         if found.group(1) is not None:
             style.apply(found.group(1))
         position = found.end()
-    parts.append(_span(text[position:], style))
+    parts.append(_span(text[position:LINE_LIMIT], style))
     return Markup("").join(parts)
 
 
@@ -167,10 +180,12 @@ def _span(text: str, style: Style) -> Markup:
         return Markup("")
     safe = escape(_INVISIBLE.sub("\ufffd", text) if not text.isprintable() else text)
     classes = style.shown()
-    return Markup('<span class="{}">{}</span>').format(classes, safe) if classes else safe
+    return Markup(f'<span class="{classes}">{safe}</span>') if classes else safe  # noqa: S704 - every part is safe already
 
 
 def plain(line: bytes) -> str:
-    """A line as text alone: its last state, without codes. For searching."""
-    text = line.removesuffix(b"\r").rsplit(b"\r", 1)[-1].decode("utf-8", "replace")
-    return _CODES.sub("", text) if "\x1b" in text else text
+    """A line as text alone: its last state, without codes and what cannot be seen. For searching."""
+    text = line.rstrip(b"\r").rsplit(b"\r", 1)[-1].decode("utf-8", "replace")
+    if "\x1b" in text:
+        text = _CODES.sub("", text)
+    return text if text.isprintable() else _INVISIBLE.sub("", text)

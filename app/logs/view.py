@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from markupsafe import Markup, escape
 
 from app.logs import service, terminal
-from app.logs.models import LogGap, LogStream
+from app.logs.models import LogStream
+from app.logs.service import Missing
 from app.logs.terminal import Style
 
 WINDOW = 2000  # lines in one answer at most
@@ -15,6 +16,7 @@ WINDOW_BYTES = 512 << 10  # and bytes, unless a single line is longer
 GROUP = 200  # lines in one element, which the browser skips while it is out of sight
 OPEN_LINE = 64 << 10  # bytes of an unfinished line that are looked at
 FIND_BYTES = 64 << 20  # bytes searched in one answer
+REST = 1 << 20  # bytes of one line that are held in memory; of a longer one the end is not looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class View:
     size: int  # bytes of the stream known now
     style: str  # holds at `since`
     open_line: Line | None  # the unfinished line at the end
+    open_items: list[Line | Gap]  # that line, behind the gaps in it
     first_line: int  # number of the first line shown; 0 where there is none
     last_line: int
     more_above: bool
@@ -67,58 +70,94 @@ class _Builder:
     marks: str = ""
     items: list[Line | Gap] = field(default_factory=list)
     rest: bytearray = field(default_factory=bytearray)
+    folded: int = 0  # of the line in `rest`: states that are not held any more
+    cut: int = 0  # and bytes
+    held: list[Gap] = field(default_factory=list)  # gaps inside the line in `rest`
     since: int = 0
     next_number: int = 1
     lines: int = 0
 
-    def add(self, data: bytes, limit: int) -> bool:
-        """Take in bytes up to `limit` lines; whether there is room for more."""
+    def add(self, piece: service.Piece, limit: int) -> bool:
+        """Take in bytes up to `limit` lines; whether there was room for all of them."""
+        data = piece.data
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
             if self.lines >= limit:
                 return False
-            self.rest += data[start:end]
-            self._line(bytes(self.rest))
-            self.since += len(self.rest) + 1
-            self.rest.clear()
+            self._grow(data[start:end])
             start = end + 1
-        self.rest += data[start:]
-        return self.lines < limit
+            self._line(piece.first_byte + start)
+        self._grow(data[start:])
+        return True
 
-    def _line(self, line: bytes) -> None:
+    def _grow(self, data: bytes) -> None:
+        self.rest += data
+        if len(self.rest) <= REST:
+            return
+        drawn_over = self.rest.rfind(b"\r", 0, -1)
+        if drawn_over >= 0:
+            self.folded += terminal.show(bytes(self.rest[:drawn_over]), self.style).folded + 1
+            self.cut = 0
+            del self.rest[: drawn_over + 1]
+        if len(self.rest) > REST:
+            end = b"\r" if self.rest.endswith(b"\r") else b""
+            self.cut += len(self.rest) - REST - len(end)
+            self.rest[REST:] = end
+
+    def _line(self, ends_at: int) -> None:
+        line = bytes(self.rest)
         shown = terminal.show(line, self.style)
         html = mark(shown.html, terminal.plain(line), self.marks) if self.marks else shown.html
-        self.items.append(Line(self.next_number, html, shown.folded, shown.cut))
+        self.items += self.held
+        self.items.append(Line(self.next_number, html, shown.folded + self.folded, shown.cut + self.cut))
+        self.rest.clear()
+        self.held.clear()
+        self.folded = self.cut = 0
         self.next_number += 1
         self.lines += 1
+        self.since = ends_at
 
-    def gap(self, gap: LogGap, resumes_at: int) -> None:
-        if self.rest:  # the line that the gap cut off
-            self._line(bytes(self.rest))
-            self.rest.clear()
-        self.items.append(Gap(self.next_number, gap.size, gap.why))
-        self.since = resumes_at
+    def gap(self, gap: Missing, number: int) -> None:
+        """Bytes are missing here; what comes behind them is line `number`."""
+        if self.rest and number > self.next_number:
+            self._line(gap.first_byte)  # its end is missing
+        self.next_number = max(self.next_number, number)
+        marker = Gap(self.next_number, gap.size, gap.why)
+        if self.rest:
+            self.held.append(marker)  # the middle of a line is missing
+        else:
+            self.items.append(marker)
+            self.since = gap.end
 
 
 def tail(stream: LogStream, marks: str = "") -> View:
     """The last lines."""
-    return _view(stream, max(0, stream.lines - WINDOW + 1), WINDOW, marks=marks)
+    start = _start_before(stream, stream.line_start, stream.lines, WINDOW, WINDOW_BYTES)
+    return _from_byte(stream, start, WINDOW, Style(), marks)
 
 
 def around(stream: LogStream, line: int, marks: str = "") -> View:
     """Lines on both sides of one, counted from 1."""
-    return _view(stream, max(0, min(line, stream.lines) - WINDOW // 2), WINDOW, marks=marks)
+    number = max(0, min(line - 1, stream.lines))
+    end = service.byte_of_line(stream.attempt_id, stream.rank, number)
+    start = _start_before(stream, end, number, WINDOW // 2, WINDOW_BYTES // 2)
+    return _from_byte(stream, start, WINDOW, Style(), marks)
 
 
 def above(stream: LogStream, line: int) -> View:
     """The lines right before one, counted from 1."""
-    first = max(0, line - 1 - WINDOW)
-    return _view(stream, first, max(0, line - 1 - first))
+    key = (stream.attempt_id, stream.rank)
+    number = min(line - 1, stream.lines)
+    end = service.byte_of_line(*key, number)
+    end = _behind_gap(stream, end)
+    start = _start_before(stream, end, number, WINDOW, WINDOW_BYTES)
+    return _from_byte(stream, start, WINDOW, Style(), until=(end, number + 1))
 
 
 def below(stream: LogStream, line: int) -> View:
     """The lines from one on, counted from 1."""
-    return _view(stream, line - 1, WINDOW)
+    start = service.byte_of_line(stream.attempt_id, stream.rank, line - 1)
+    return _from_byte(stream, start, WINDOW, Style())
 
 
 def new(stream: LogStream, since: int, style: str) -> View:
@@ -126,47 +165,74 @@ def new(stream: LogStream, since: int, style: str) -> View:
     return _from_byte(stream, since, WINDOW, Style.of(style))
 
 
-def _view(stream: LogStream, first: int, limit: int, marks: str = "") -> View:
-    start = service.byte_of_line(stream.attempt_id, stream.rank, first)
-    return _from_byte(stream, start, limit, Style(), marks)
+def _start_before(stream: LogStream, end: int, number: int, lines: int, room: int) -> int:
+    """Where to begin so that up to `lines` lines before line `number`, counted from 0, are shown, and not more than
+    `room` bytes unless a single line is longer. That line begins at the byte `end`."""
+    key = (stream.attempt_id, stream.rank)
+    kept = service.last_line_before(*key, end)
+    if kept is None:
+        return 0
+    last, kept_end = kept
+    start = service.byte_of_line(*key, min(number, last + 1) - lines)
+    if kept_end - start > room:
+        start = service.line_start_from(*key, kept_end - room)
+        if start >= kept_end:
+            start = service.byte_of_line(*key, last)
+    # with the first line of all goes the gap that may stand before it
+    return 0 if start < service.byte_of_line(*key, 1) else _behind_gap(stream, start)
 
 
-def _from_byte(stream: LogStream, since: int, limit: int, style: Style, marks: str = "") -> View:
+def _behind_gap(stream: LogStream, position: int) -> int:
+    """A gap between two lines is shown with what is above it: pages that begin or end there do so behind it."""
+    kept = service.pieces(stream.attempt_id, stream.rank, position, stream.line_start)
+    return next((piece.first_byte for piece in kept), position)
+
+
+def _from_byte(
+    stream: LogStream,
+    since: int,
+    limit: int,
+    style: Style,
+    marks: str = "",
+    until: tuple[int, int] | None = None,  # a byte, and the number of the line that begins there
+) -> View:
     builder = _Builder(style, marks, since=since)
     key = (stream.attempt_id, stream.rank)
+    end, following = until or (stream.line_start, stream.lines + 1)
     number: int | None = None
-    expected = since
     taken = 0
-    missing = {gap.first_byte: gap for gap in service.gaps(*key, since, stream.size)}
+    missing = service.gaps(*key, since, end)
     more_below = False
-    if stream.line_start > since or missing:
-        for piece in service.pieces(*key, since, stream.line_start):
-            if number is None:
-                number = builder.next_number = piece.first_line + 1
-            for gap in [missing.pop(at) for at in sorted(missing) if at <= piece.first_byte and at >= expected]:
-                builder.gap(gap, piece.first_byte)
-            expected = piece.end
-            taken += len(piece.data)
-            if not builder.add(piece.data, limit) or (taken >= WINDOW_BYTES and builder.lines):
-                more_below = True
-                break
+    for piece in service.pieces(*key, since, end) if end > since else ():
+        if number is None:
+            number = builder.next_number = piece.first_line + 1
+        more_below = builder.lines >= limit or (taken >= WINDOW_BYTES and builder.lines > 0 and until is None)
+        if more_below:
+            break
+        while missing and missing[0].first_byte < piece.first_byte:
+            builder.gap(missing.pop(0), piece.first_line + 1)
+        if not builder.add(piece, limit):
+            more_below = True
+            break
+        taken += len(piece.data)
     if number is None:
-        number = builder.next_number = stream.lines + 1
+        number = builder.next_number = following
     if not more_below:
-        for at in sorted(missing):
-            builder.gap(missing[at], stream.line_start)
-        builder.since = max(builder.since, stream.line_start)
-    else:
-        more_below = builder.since < stream.line_start
-    at_end = not more_below
+        for gap in missing:
+            builder.gap(gap, following)
+        builder.since = max(builder.since, end)
+    at_end = not more_below and until is None
     open_line = _open_line(stream, builder.style) if at_end else None
+    in_open_line = service.gaps(*key, stream.line_start, stream.size) if at_end else []
+    open_gaps = [Gap(stream.lines + 1, gap.size, gap.why) for gap in in_open_line]
     numbers = [item.number for item in builder.items if isinstance(item, Line)]
     return View(
-        groups=_groups(builder.items, continues_from=number if since else None),
+        groups=_groups(builder.items, _group_before(stream, since, number) if builder.items else None),
         since=builder.since,
         size=stream.size if at_end else builder.since,
         style=builder.style.classes(),
         open_line=open_line,
+        open_items=[*open_gaps, *([open_line] if open_line else [])],
         first_line=numbers[0] if numbers else 0,
         last_line=numbers[-1] if numbers else 0,
         more_above=bool(numbers) and numbers[0] > 1,
@@ -185,14 +251,24 @@ def _open_line(stream: LogStream, style: Style) -> Line | None:
     return Line(stream.lines + 1, shown.html, shown.folded, shown.cut)
 
 
-def _groups(items: list[Line | Gap], continues_from: int | None) -> list[Group]:
+def _group_before(stream: LogStream, since: int, number: int) -> int | None:
+    """The group that a page has last which has everything before a byte; `number` is the line that begins there."""
+    key = (stream.attempt_id, stream.rank)
+    kept = service.last_line_before(*key, since)
+    if kept is not None and kept[1] == since:
+        return kept[0] // GROUP
+    if any(gap.end == since for gap in service.gaps(*key, since - 1, since)):
+        return (number - 1) // GROUP
+    return None
+
+
+def _groups(items: list[Line | Gap], before: int | None) -> list[Group]:
     groups: list[Group] = []
     for item in items:
         number = item.number if isinstance(item, Line) else item.before
         index = (number - 1) // GROUP
         if not groups or groups[-1].index != index:
-            continues = not groups and continues_from is not None and (continues_from - 1) % GROUP != 0
-            groups.append(Group(index, continues, []))
+            groups.append(Group(index, not groups and index == before, []))
         groups[-1].items.append(item)
     return groups
 
@@ -210,28 +286,38 @@ def find(stream: LogStream, text: str, most: int = 1000) -> Found:
     """The lines that hold `text`, capitals or not, among the first FIND_BYTES bytes."""
     needle = text.casefold()
     found: list[int] = []
-    rest = b""
+    rest = bytearray()
     searched = 0
     number = 1
     for piece in service.pieces(stream.attempt_id, stream.rank, 0, stream.size):
-        if not rest:
-            number = piece.first_line + 1
-        lines = (rest + piece.data).split(b"\n")
-        rest = lines.pop()
-        for line in lines:
-            if needle in terminal.plain(line).casefold():
+        lines = piece.data.split(b"\n")
+        if piece.first_line + 1 > number:  # a gap swallowed the end of the line before
+            if rest and needle in terminal.plain(bytes(rest)).casefold():
+                found.append(number)
+            rest.clear()
+        number = piece.first_line + 1
+        for line in lines[:-1]:
+            rest += line
+            if needle in terminal.plain(bytes(rest)).casefold():
                 found.append(number)
                 if len(found) >= most:
                     return Found(found, whole=False)
+            rest.clear()
             number += 1
+        rest += lines[-1]
+        if len(rest) > REST:  # of a long line its end is searched
+            del rest[: len(rest) - REST]
         searched += len(piece.data)
         if searched >= FIND_BYTES:
-            return Found(found, whole=False)
+            return Found(found, whole=stream.size <= piece.end)
+    if rest and needle in terminal.plain(bytes(rest)).casefold():
+        found.append(number)  # the unfinished line at the end
     return Found(found, whole=True)
 
 
 def mark(html: Markup, plain: str, text: str) -> Markup:
     """The line with every match marked; it loses its colours where it has a match, so that a match may cross them."""
+    plain = plain[: terminal.LINE_LIMIT]
     lowered, needle = plain.casefold(), text.casefold()
     if not needle or needle not in lowered or len(lowered) != len(plain):
         return html
@@ -240,5 +326,5 @@ def mark(html: Markup, plain: str, text: str) -> Markup:
     while (at := lowered.find(needle, position)) >= 0:
         parts += [escape(plain[position:at]), Markup("<mark>{}</mark>").format(plain[at : at + len(needle)])]
         position = at + len(needle)
-    parts.append(escape(plain[position : position + terminal.LINE_LIMIT]))
+    parts.append(escape(plain[position:]))
     return Markup("").join(parts)
