@@ -5,10 +5,10 @@ DATA_DIR ?= var
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help setup run migrate test check lint bench soak lock clean
+.PHONY: help setup run migrate test check lint bench soak cluster cluster-down lock clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamps hold the checksum of what was installed, so that a pull with other requirements installs them
 .venv/run: requirements/run.txt
@@ -45,6 +45,14 @@ bench: .venv/dev ## Measure the figures of docs/benchmarks.md
 
 soak: .venv/dev ## The long tests
 	@$(BIN)/python -m pytest tests/crash -n auto --crash-rounds 20
+
+cluster: .venv/dev ## A real Kubernetes on this machine to play with (as root; compiles once, minutes)
+	@$(BIN)/python -m tests.real.cluster build
+	@$(BIN)/python -m tests.real.cluster up --gpus 8
+	@$(BIN)/python -m tests.real.cluster namespace lab
+
+cluster-down: ## End it
+	@$(BIN)/python -m tests.real.cluster down
 
 lock: ## Make requirements/*.txt anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements/run.txt
