@@ -23,6 +23,7 @@ class ClusterRow(Base):
     kind: Mapped[ClusterKind] = mapped_column(word(ClusterKind))
     settings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     credential: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed; write-only for the web
+    changes: Mapped[int] = mapped_column(default=0)  # how often its settings were changed: the worker notices
     for_every_org: Mapped[bool] = mapped_column(default=True)
     refused: Mapped[str] = mapped_column(Text, default="")  # why it takes no jobs; empty: it does
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)

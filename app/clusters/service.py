@@ -4,11 +4,13 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
+from app import wake
 from app.cluster.protocol import Capacity, GpuPool
 from app.clusters.models import ClusterKind, ClusterOrg, ClusterRow
 from app.database import db, now
+from app.installation import service as installation
 
 __all__ = ["Capacity", "ClusterKind", "ClusterRow", "GpuPool"]
 
@@ -30,6 +32,31 @@ def of_org(org_id: int) -> list[ClusterRow]:
 
 def by_id(cluster_id: int) -> ClusterRow:
     return db.session.get_one(ClusterRow, cluster_id)
+
+
+def by_name(name: str) -> ClusterRow | None:
+    return db.session.scalar(select(ClusterRow).where(ClusterRow.name == name))
+
+
+def add_kubernetes(name: str, settings: dict[str, Any], credential: str | None, org_ids: list[int]) -> ClusterRow:
+    """Register a cluster, or give a registered one new settings. Call inside a transaction.
+
+    `credential` is sealed here, and nothing of it is kept in the clear; None is the cluster that the portal runs in.
+    """
+    row = by_name(name)
+    if row is None:
+        row = ClusterRow(name=name, kind=ClusterKind.KUBERNETES, changes=0)
+        db.session.add(row)
+    row.settings = settings
+    row.credential = installation.seal(credential.encode()) if credential is not None else None
+    row.for_every_org = not org_ids
+    row.refused = ""
+    row.changes += 1
+    db.session.flush()
+    db.session.execute(delete(ClusterOrg).where(ClusterOrg.cluster_id == row.id))
+    db.session.add_all(ClusterOrg(cluster_id=row.id, org_id=org_id) for org_id in org_ids)
+    wake.after_commit()
+    return row
 
 
 def names(cluster_ids: set[int]) -> dict[int, str]:

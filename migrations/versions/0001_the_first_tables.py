@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=24), nullable=False),
         sa.Column("settings", sa.JSON(), nullable=False),
         sa.Column("credential", sa.LargeBinary(), nullable=True),
+        sa.Column("changes", sa.Integer(), nullable=False),
         sa.Column("for_every_org", sa.Boolean(), nullable=False),
         sa.Column("refused", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -240,11 +241,12 @@ def upgrade() -> None:
         batch_op.create_index("ix_jobs_org_id_id", ["org_id", "id", "name"], unique=False)
         batch_op.create_index("ix_jobs_org_id_state_id", ["org_id", "state", "id"], unique=False)
         batch_op.create_index("ix_jobs_org_id_user_id_id", ["org_id", "user_id", "id"], unique=False)
+        batch_op.create_index("ix_jobs_org_id_user_id_state_id", ["org_id", "user_id", "state", "id"], unique=False)
         batch_op.create_index(
             "ix_jobs_unsettled",
             ["cluster_id", "id"],
             unique=False,
-            sqlite_where=sa.text("settled = 0"),
+            sqlite_where=sa.text("settled IS 0"),
             postgresql_where=sa.text("NOT settled"),
         )
 
@@ -293,7 +295,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("attempt_id", "rank", "first_byte", name=op.f("pk_log_chunks")),
     )
     with op.batch_alter_table("log_chunks") as batch_op:
-        batch_op.create_index("ix_log_chunks_line", ["attempt_id", "rank", "first_line"], unique=False)
+        batch_op.create_index("ix_log_chunks_line", ["attempt_id", "rank", "first_line", "first_byte"], unique=False)
 
     op.create_table(
         "log_gaps",
@@ -352,8 +354,9 @@ def downgrade() -> None:
     op.drop_table("attempts")
     with op.batch_alter_table("jobs") as batch_op:
         batch_op.drop_index(
-            "ix_jobs_unsettled", sqlite_where=sa.text("settled = 0"), postgresql_where=sa.text("NOT settled")
+            "ix_jobs_unsettled", sqlite_where=sa.text("settled IS 0"), postgresql_where=sa.text("NOT settled")
         )
+        batch_op.drop_index("ix_jobs_org_id_user_id_state_id")
         batch_op.drop_index("ix_jobs_org_id_user_id_id")
         batch_op.drop_index("ix_jobs_org_id_state_id")
         batch_op.drop_index("ix_jobs_org_id_id")
