@@ -204,6 +204,8 @@ class KubernetesCluster:
         for watch in (self._jobs, self._pods):
             watch.forget(key)
         self._fresh.pop(key, None)
+        if len(self._confirmed) > 1000:
+            self._confirmed.clear()
         self._nodes_of.pop(key, None)
         for each in list(self._podless):
             if each[0] == key:

@@ -31,7 +31,7 @@ from app.cluster.kubernetes.manifests import GPU_TYPES
 from app.cluster.kubernetes.names import INDEX
 from app.cluster.kubernetes.notes import in_order, job_notes, rank_notes
 from app.cluster.kubernetes.rank import Failure, Rank, Stage, Trouble, has_ended, read
-from app.cluster.local.text import duration
+from app.cluster.text import duration
 from app.cluster.protocol import Code, Note, Observation, Outcome, Phase, RankStatus, Reason
 
 SETTLE = timedelta(seconds=30)  # how long the end of a pod may be told after the end of its Job

@@ -23,7 +23,7 @@ from app.cluster.kubernetes.fields import (
     text,
 )
 from app.cluster.kubernetes.names import CONTAINER
-from app.cluster.local.text import duration
+from app.cluster.text import duration
 from app.cluster.protocol import Code, RankStatus
 
 IMAGE_PATIENCE = timedelta(minutes=5)  # from the first failed download

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.cluster.local.text import count
+from app.cluster.text import count
 from app.cluster.protocol import Code
 
 RAW_LIMIT = 1024  # bytes kept of the cluster's own words

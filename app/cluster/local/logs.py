@@ -6,7 +6,7 @@ import os
 
 from app.cluster.local.folder import AttemptFolder, Life
 from app.cluster.local.shim.files import log_of
-from app.cluster.local.text import size
+from app.cluster.text import size
 from app.cluster.protocol import LogPiece
 
 FINAL = (Life.OVER, Life.DEAD, Life.MISSING)

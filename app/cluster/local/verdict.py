@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.cluster.local.folder import AttemptFolder
 from app.cluster.local.shim.records import Exit, RankEnd, Running, Spec, Started
-from app.cluster.local.text import count, duration, minute, moment
+from app.cluster.text import count, duration, minute, moment
 from app.cluster.protocol import Code, Note, Observation, Outcome, Phase, RankStatus, Reason
 
 MEANINGS = {
