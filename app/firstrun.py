@@ -71,11 +71,12 @@ def furnish(config: Config) -> str:
     """First-run data, the cluster of this machine, the base URL; a sign-in link, or nothing in production."""
     with transaction():
         clusters.ensure_this_machine(config.local_jobs_refused)
-        if not orgs.any_exists():
-            org = orgs.create(ORG, "Lab")
+        if not accounts.any_exists():
             operator, _ = accounts.create(installation.operator_email(), admin=True)
+            org = orgs.first() or orgs.create(ORG, "Lab")
             orgs.join(org, operator.id, orgs.Role.OWNER)
-            presets.import_presets(org.id, EXAMPLE.read_text(encoding="utf-8"))
+            if not presets.of_org(org.id):
+                presets.import_presets(org.id, EXAMPLE.read_text(encoding="utf-8"))
     installation.record_base_url()
     if config.production:
         return ""

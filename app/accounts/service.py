@@ -41,6 +41,10 @@ def current_user() -> User:
 # people
 
 
+def any_exists() -> bool:
+    return db.session.scalar(select(User.id).limit(1)) is not None
+
+
 def by_email(email: str) -> User | None:
     email = email.strip().lower()
     if not email.isprintable():

@@ -11,7 +11,7 @@ from typing import Any
 from app import durations
 from app.cluster.protocol import JobSpec, Volume
 from app.clusters import service as clusters
-from app.clusters.service import ClusterRow, GpuPool
+from app.clusters.service import ClusterKind, ClusterRow, GpuPool
 from app.presets.content import ENV_NAME, NAME, NAME_RULE
 from app.presets.service import PresetView
 
@@ -90,7 +90,8 @@ def resolve(asked: LaunchRequest, preset: PresetView | None, usable: list[Cluste
         env=env,
         volumes=tuple(Volume(each.claim, each.path, each.read_only) for each in content.volumes),
     )
-    return spec, min(where, key=lambda row: (not fits_now(row, spec), row.id))
+    # this machine last: a preset is about an image, which is not used there
+    return spec, min(where, key=lambda row: (not fits_now(row, spec), row.kind is ClusterKind.LOCAL, row.id))
 
 
 def allowed_clusters(preset: PresetView, usable: list[ClusterRow]) -> list[ClusterRow]:

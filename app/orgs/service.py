@@ -13,9 +13,9 @@ __all__ = [
     "OrgError",
     "Role",
     "UnknownOrg",
-    "any_exists",
     "by_slug",
     "create",
+    "first",
     "join",
     "membership",
     "of_user",
@@ -57,8 +57,9 @@ def by_slug(slug: str) -> Org:
     return org
 
 
-def any_exists() -> bool:
-    return db.session.scalar(select(Org.id).limit(1)) is not None
+def first() -> Org | None:
+    """The oldest one."""
+    return db.session.scalar(select(Org).order_by(Org.id).limit(1))
 
 
 def join(org: Org, user_id: int, role: Role) -> Membership:

@@ -76,25 +76,26 @@ class Steps:
                 db.session.add(JobAttempt(job_id=job.id, number=1))
             attempt = jobs.attempt_value(job, self.instance)
         fault("launch.before_cluster")
+        at = now()  # before the call: what the cluster tells of the start comes after it
         answer = self.cluster.launch(attempt)
         fault("launch.before_record")
         with self.turn.transaction():
             job = db.session.get_one(Job, job_id, with_for_update=True)
-            self._record_launch(job, answer)
+            self._record_launch(job, answer, at)
         fault("launch.after_record")
         return answer if isinstance(answer, Wait) else None
 
-    def _record_launch(self, job: Job, answer: Launched | Wait | Refused) -> None:
+    def _record_launch(self, job: Job, answer: Launched | Wait | Refused, at: datetime) -> None:
         if job.state.final:
             return
         if isinstance(answer, Launched):
             row = jobs.attempt_of(job)
             if row is not None and row.launched_at is None:
-                row.handle, row.launched_at = answer.handle, now()
+                row.handle, row.launched_at = answer.handle, at
             if job.state is State.QUEUED and job.wish is Wish.RUN:
-                job.enter(State.STARTING, now())
+                job.enter(State.STARTING, at)
                 _because(job, Reason(Code.STARTING, "It is being started."))
-                jobs.note(job, f"Started on {self.cluster_name}", state=State.STARTING)
+                jobs.note(job, f"Sent to {self.cluster_name}", state=State.STARTING, at=at)
         elif isinstance(answer, Refused):
             jobs.finish(job, State.FAILED, answer.reason.code, answer.reason.text, answer.reason.raw)
             jobs.note(job, "Refused", answer.reason.text, state=State.FAILED)

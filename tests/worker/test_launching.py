@@ -22,7 +22,7 @@ def test_a_launch_is_recorded_with_the_clusters_own_id(worker: Worker) -> None:
     assert (asked.key.job, asked.key.number, asked.job_name) == (job.uid, 1, "one")
     assert (asked.instance, asked.org, asked.user) == ("test-instance", str(job.org_id), str(job.user_id))
     assert (asked.spec.command, asked.spec.env["A"]) == ("echo hello", "b")
-    assert worker.timeline(job) == ["Launched", "Started on this-machine"]
+    assert worker.timeline(job) == ["Launched", "Sent to this-machine"]
 
 
 def test_a_launched_job_is_not_launched_again(worker: Worker) -> None:
@@ -38,7 +38,7 @@ def test_a_job_moves_on_with_what_the_cluster_shows(worker: Worker) -> None:
     job = worker.portal.job("one")
     assert (job.state, job.reason_text) == ("running", "It runs.")
     assert job.started_at == running().started_at
-    assert worker.timeline(job) == ["Launched", "Started on this-machine", "Running"]
+    assert worker.timeline(job) == ["Launched", "Sent to this-machine", "Running"]
 
 
 def test_a_look_that_shows_nothing_new_changes_no_row(worker: Worker) -> None:
