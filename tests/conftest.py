@@ -130,11 +130,10 @@ class Portal:
         """A fresh browser, signed in as somebody."""
         browser = Browser(self.app.test_client())
         if person is not None:
-            with self.app.app_context():
-                with transaction():
-                    user = accounts.by_email(f"{person}@example.org")
-                    assert user is not None
-                    secret = accounts.make_link(user)
+            with self.app.app_context(), transaction():
+                user = accounts.by_email(f"{person}@example.org")
+                assert user is not None
+                secret = accounts.make_link(user)
             answer = browser.client.get(f"/sign-in/{secret}")
             assert answer.status_code == 303, answer.text
         return browser

@@ -14,16 +14,20 @@ document.addEventListener("htmx:config:request", (event) => {
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
-  const text = button.parentElement.querySelector("pre").textContent;
+  const text = button.parentElement.querySelector("pre");
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(text.textContent);
+    const use = button.querySelector("use");
+    const [label, href] = [button.getAttribute("aria-label"), use.getAttribute("href")];
+    if (label === "Copied") return;
     button.setAttribute("aria-label", "Copied");
-    button.classList.add("is-good");
+    use.setAttribute("href", href.replace("#copy", "#check"));
+    setTimeout(() => {
+      button.setAttribute("aria-label", label);
+      use.setAttribute("href", href);
+    }, 2000);
   } catch {
-    const range = document.createRange();
-    range.selectNodeContents(button.parentElement.querySelector("pre"));
-    getSelection().removeAllRanges();
-    getSelection().addRange(range);
+    getSelection().selectAllChildren(text); // where the browser gives no clipboard: selected, ready to copy by hand
   }
 });
 
@@ -68,61 +72,235 @@ document.addEventListener("change", (event) => {
   if (form && event.target.matches("select, [type=radio]")) form.requestSubmit();
 });
 
-// the log: follow its end until the reader scrolls up
+// the log: stay at its end until the reader scrolls up, and again once they are back there
 
 const log = document.getElementById("log");
 
 if (log) {
-  const follow = document.querySelector("[data-follow]");
-  const set = (on) => {
-    const top = log.scrollTop;
-    const height = log.scrollHeight - log.clientHeight;
-    const was = log.classList.contains("is-following");
-    log.classList.toggle("is-following", on);
-    // a reversed column counts from its end: keep the place in sight when the direction changes
-    if (was && !on) log.scrollTop = height + top;
-    if (!was && on) log.scrollTop = 0;
-    follow?.setAttribute("aria-pressed", String(on));
+  const CHUNKS_KEPT = 250; // of 200 lines; older ones leave the page while it follows, and can be loaded again
+  const lines = document.getElementById("log-lines");
+  const button = document.querySelector("[data-follow]");
+  let following = log.classList.contains("is-following");
+  let lastTop = 0;
+  let lastHeight = 0;
+  let pressed = false; // a hand is on the bar or draws a selection
+  let meant = 0; // when the reader last did something that can scroll
+
+  const left = () => log.scrollHeight - log.clientHeight - log.scrollTop;
+  const note = () => {
+    lastTop = log.scrollTop;
+    lastHeight = log.scrollHeight;
+    log.classList.toggle("is-at-end", left() < 4);
   };
-  const atEnd = () =>
-    log.classList.contains("is-following")
-      ? log.scrollTop > -4
-      : log.scrollHeight - log.clientHeight - log.scrollTop < 4;
-  log.addEventListener("wheel", (event) => {
-    if (event.deltaY < 0 && log.classList.contains("is-following") && log.scrollHeight > log.clientHeight) set(false);
+  const pin = () => {
+    if (!following || pressed) return;
+    log.scrollTop = log.scrollHeight;
+    note();
+  };
+  const set = (on) => {
+    following = on && Boolean(button);
+    log.classList.toggle("is-following", following);
+    button?.setAttribute("aria-pressed", String(following));
+    if (following) {
+      trim();
+      pin();
+    }
+    note();
+  };
+  log.classList.add("is-scripted"); // from here on the end is kept by scrolling, not by a reversed column
+  pin();
+
+  new ResizeObserver(pin).observe(log.firstElementChild);
+  new ResizeObserver(pin).observe(log);
+
+  for (const kind of ["wheel", "touchmove", "keydown"])
+    log.addEventListener(kind, () => { meant = performance.now(); }, { passive: true });
+  log.addEventListener("pointerdown", () => { pressed = true; });
+  for (const kind of ["pointerup", "pointercancel"])
+    addEventListener(kind, () => {
+      if (!pressed) return;
+      pressed = false;
+      if (following && (left() > 4 || log.contains(getSelection().anchorNode) && String(getSelection()))) set(false);
+    });
+
+  log.addEventListener("scroll", () => {
+    const top = log.scrollTop;
+    const byHand = pressed || performance.now() - meant < 1000 || log.scrollHeight === lastHeight;
+    if (byHand && following && top < lastTop && left() > 4) set(false);
+    else if (byHand && !following && top > lastTop && left() < 4) set(true);
+    note();
   }, { passive: true });
-  log.addEventListener("touchmove", () => { if (!atEnd()) set(false); }, { passive: true });
-  log.addEventListener("keydown", (event) => {
-    if (["ArrowUp", "PageUp", "Home"].includes(event.key) && log.classList.contains("is-following")) set(false);
-    if (event.key === "End") set(true);
+  button?.addEventListener("click", () => set(!following));
+
+  // lines put in above must not move the line that is being read
+  let held = null;
+  document.addEventListener("htmx:before:swap", (event) => {
+    const more = event.target.closest?.("#more-above");
+    const next = more?.nextElementSibling;
+    held = next && { next, at: next.getBoundingClientRect().top };
   });
-  log.addEventListener("mousedown", () => {
-    // dragging the bar, or selecting text, is reading
-    addEventListener("mouseup", () => { if (!atEnd() || String(getSelection())) set(false); }, { once: true });
+  document.addEventListener("htmx:before:swap", (event) => {
+    if (event.target.closest?.(".log-more")) requestAnimationFrame(() => log.focus({ preventScroll: true }));
   });
-  follow?.addEventListener("click", () => set(!log.classList.contains("is-following")));
+  new MutationObserver(() => {
+    if (held?.next.isConnected) {
+      const shift = held.next.getBoundingClientRect().top - held.at;
+      if (shift) log.scrollTop += shift;
+    }
+    held = null;
+    if (following) trim();
+  }).observe(lines, { childList: true });
+
+  function trim() {
+    const chunks = lines.querySelectorAll(":scope > .log-chunk");
+    if (chunks.length <= CHUNKS_KEPT * 1.2) return;
+    for (const chunk of [...chunks].slice(0, chunks.length - CHUNKS_KEPT)) chunk.remove();
+    document.getElementById("more-above")?.remove();
+    const link = moreAbove(lines.querySelector(".log-chunk > ol").start);
+    lines.prepend(link);
+    htmx.process(link);
+  }
+
+  // as jobs/_more_above.html
+  function moreAbove(line) {
+    const address = (path, query) => {
+      const url = new URL(path, location.href);
+      for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+      return url.pathname + url.search;
+    };
+    const paragraph = document.createElement("p");
+    paragraph.className = "log-more";
+    paragraph.id = "more-above";
+    const link = document.createElement("a");
+    link.className = "btn btn-s";
+    link.href = `${address(log.dataset.page, { line: line - 1 })}#L${line - 1}`;
+    link.setAttribute("hx-get", address(log.dataset.lines, { above: line }));
+    link.setAttribute("hx-target", "#more-above");
+    link.setAttribute("hx-swap", "outerHTML");
+    link.textContent = `${(line - 1).toLocaleString("en")} earlier lines: show more`;
+    paragraph.append(link);
+    return paragraph;
+  }
 
   const wrap = document.querySelector("[data-wrap]");
   wrap?.addEventListener("click", () => {
     const on = log.classList.toggle("is-nowrap");
     wrap.setAttribute("aria-pressed", String(!on));
+    pin();
   });
 
   // a click on a line's number makes the address point at the line
   log.addEventListener("click", (event) => {
     const line = event.target.closest("li[id]");
-    if (!line || event.offsetX > 60 || event.target !== line || String(getSelection())) return;
+    const gutter = line && parseFloat(getComputedStyle(line).paddingInlineStart);
+    if (!line || event.clientX - line.getBoundingClientRect().left > gutter || String(getSelection())) return;
     const address = new URL(location.href);
     address.searchParams.set("line", line.id.slice(1));
     address.hash = line.id;
     set(false);
-    history.replaceState(null, "", address);
+    history.replaceState(history.state, "", address);
     log.querySelector(".is-hit")?.classList.remove("is-hit");
     line.classList.add("is-hit");
   });
 
+  // the line in question in the middle of the log, whatever the address's own jump does
   const hit = log.querySelector(".is-hit");
-  if (hit) hit.scrollIntoView({ block: "center" });
+  const show = () => {
+    if (!hit) return;
+    const from = hit.getBoundingClientRect().top - log.getBoundingClientRect().top;
+    log.scrollTop += from - log.clientHeight / 3;
+  };
+  show();
+  addEventListener("load", () => requestAnimationFrame(show));
+  document.querySelector(".ranks [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+
+  // the tab says how the job stands
+  const head = document.getElementById("job-head");
+  new MutationObserver(() => {
+    const state = head.querySelector(".state-badge")?.textContent.trim().toLowerCase();
+    const title = document.title.replace(/, \w+ · /, `, ${state} · `);
+    if (state && title !== document.title) document.title = title;
+  }).observe(head, { childList: true, subtree: true, characterData: true });
+}
+
+// the launch form: its own buttons work at once; the server then draws limits and summary anew
+
+const launch = document.getElementById("launch");
+
+if (launch) {
+  const redraw = (field) => field.dispatchEvent(new Event("change", { bubbles: true }));
+  const fields = () => [...launch.querySelectorAll("input, textarea, select")].filter((field) => field.id);
+  const state = (field) => (field.type === "radio" ? String(field.checked) : field.value);
+
+  // what a button was when the pointer went down: the form may be drawn anew before it comes up, and + become Remove
+  let down = {};
+  launch.addEventListener("pointerdown", (event) => {
+    const step = event.target.closest("button[name=step]");
+    down = { step, wish: step?.value };
+  });
+  launch.addEventListener("click", (event) => {
+    const step = event.target.closest("button[name=step]");
+    if (!step) return;
+    event.preventDefault();
+    const wish = event.detail && down.step === step ? down.wish : step.value;
+    const [, name, by] = wish.match(/^(gpus|nodes)([+-]1)$/) ?? [];
+    if (name) {
+      const field = document.getElementById(name);
+      field.value = Math.max(Number(field.min), (parseInt(field.value, 10) || 0) + Number(by));
+      redraw(field);
+      return;
+    }
+    const row = step.closest("li");
+    const first = row.querySelector("input");
+    if (wish === "add-env") {
+      launch.dataset.focus = "last-variable";
+      if (!first.value) first.focus();
+    } else {
+      for (const input of row.querySelectorAll("input")) input.value = "";
+      (row.nextElementSibling ?? row).querySelector("input").focus();
+      launch.dataset.focus = first.id; // the next row moves up to here
+    }
+    redraw(first);
+  });
+
+  // A morph leaves alone what was typed into a field. The server's value must win there, unless more was typed since.
+  let sent = new Map();
+  let kept = new Map();
+  launch.addEventListener("htmx:before:request", () => {
+    sent = new Map(fields().map((field) => [field.id, state(field)]));
+  });
+  launch.addEventListener("htmx:before:swap", () => {
+    kept = new Map(fields().filter((field) => sent.get(field.id) !== state(field)).map((field) => [field.id, state(field)]));
+  });
+  launch.addEventListener("htmx:after:swap", () => {
+    for (const field of fields()) {
+      const typed = kept.get(field.id);
+      if (field.type === "radio") field.checked = typed === undefined ? field.defaultChecked : typed === "true";
+      else if (field.tagName === "SELECT") {
+        const drawn = [...field.options].find((option) => option.defaultSelected) ?? field.options[0];
+        field.value = typed ?? drawn.value;
+      } else if (field.value !== (typed ?? field.defaultValue)) field.value = typed ?? field.defaultValue;
+    }
+    const focus = launch.dataset.focus;
+    delete launch.dataset.focus;
+    if (focus === "last-variable") launch.querySelector(".rows > li:last-child input").focus();
+    else if (focus) document.getElementById(focus)?.focus();
+  });
+}
+
+// a poll that gets no answer says so, and goes on
+
+document.addEventListener("htmx:error", () => say("The portal does not answer. This page tries again."));
+document.addEventListener("htmx:response:error", (event) => {
+  if (event.detail.ctx.response.status >= 500) say("The portal does not answer. This page tries again.");
+});
+document.addEventListener("htmx:after:request", (event) => {
+  if (event.detail.ctx.response.status < 400) say("");
+});
+
+function say(text) {
+  const toast = document.getElementById("news");
+  if (toast && toast.textContent !== text) toast.textContent = text;
 }
 
 // the job list and the launch form by keyboard
@@ -149,6 +327,12 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   dialog.showModal();
 });
+
+if (!("command" in HTMLButtonElement.prototype))
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[commandfor]");
+    if (button) document.getElementById(button.getAttribute("commandfor")).close();
+  });
 
 // relative times go on while the page is open; the server writes them the same way
 

@@ -11,32 +11,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from app.config import REPOSITORY
 from app.installation.service import operator_email
 from tests.bench.data import fill
+from tests.bench.kubernetes import on_kubernetes
+from tests.bench.rows import Row, milliseconds, quantile
 from tests.bench.served import Client, Served, cpu, memory
-
-
-@dataclass(frozen=True)
-class Row:
-    what: str
-    got: str
-    floor: str = ""
-    ratio: float | None = None
-    reach: str = ""  # the figure of the design
-    reached: bool | None = None
-
-
-def quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms"
 
 
 def timed(ask: Callable[[], object], times: int) -> list[float]:
@@ -310,19 +293,21 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--write", action="store_true", help="keep the table in docs/benchmarks.md")
-    parser.add_argument("--only", choices=["small", "large"], help="measure only a part")
+    parser.add_argument("--only", choices=["small", "large", "kubernetes"], help="measure only a part")
     arguments = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="simpletrain-bench-") as folder:
-        if arguments.only != "large":
+        if arguments.only in (None, "small"):
             rows += small(Path(folder) / "small")
-        if arguments.only != "small":
+        if arguments.only in (None, "large"):
             rows += large(Path(folder) / "large")
+    if arguments.only in (None, "kubernetes"):
+        rows += on_kubernetes()
     rows += installed()
     machine = (
         f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
     )
-    how = f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` in one run on {machine}; the load came from the same machine."
+    how = f"Measured {datetime.now(UTC):%Y-%m-%d} by `make bench` in one run on {machine}, which bore the load too."
     text = f"{how}\n\n{table(rows)}\n"
     print(text)
     if arguments.write:

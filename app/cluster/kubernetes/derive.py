@@ -31,8 +31,8 @@ from app.cluster.kubernetes.manifests import GPU_TYPES
 from app.cluster.kubernetes.names import INDEX
 from app.cluster.kubernetes.notes import in_order, job_notes, rank_notes
 from app.cluster.kubernetes.rank import Failure, Rank, Stage, Trouble, has_ended, read
-from app.cluster.text import duration
 from app.cluster.protocol import Code, Note, Observation, Outcome, Phase, RankStatus, Reason
+from app.cluster.text import duration
 
 SETTLE = timedelta(seconds=30)  # how long the end of a pod may be told after the end of its Job
 NO_ANSWER = timedelta(minutes=5)  # over its time of grace, a pod is still there: its node does not answer

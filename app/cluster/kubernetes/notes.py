@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from app.cluster.kubernetes import words
 from app.cluster.kubernetes.fields import Event, Object, condition, items, mapping, moment, named, text
 from app.cluster.kubernetes.names import CONTAINER
-from app.cluster.text import duration
 from app.cluster.protocol import Note
+from app.cluster.text import duration
 
 MOST_NODES = 8  # above, a timeline of every rank's beginning is one that nobody reads
 MOST_NOTES = 100

@@ -23,8 +23,8 @@ from app.cluster.kubernetes.fields import (
     text,
 )
 from app.cluster.kubernetes.names import CONTAINER
-from app.cluster.text import duration
 from app.cluster.protocol import Code, RankStatus
+from app.cluster.text import duration
 
 IMAGE_PATIENCE = timedelta(minutes=5)  # from the first failed download
 UNDATED_PATIENCE = timedelta(minutes=30)  # from the pod's arrival on the node, where nothing tells of the first

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.cluster.text import count
 from app.cluster.protocol import Code
+from app.cluster.text import count
 
 RAW_LIMIT = 1024  # bytes kept of the cluster's own words
 _QUOTED_LIMIT = 200  # characters of them inside a sentence

@@ -6,8 +6,8 @@ import os
 
 from app.cluster.local.folder import AttemptFolder, Life
 from app.cluster.local.shim.files import log_of
-from app.cluster.text import size
 from app.cluster.protocol import LogPiece
+from app.cluster.text import size
 
 FINAL = (Life.OVER, Life.DEAD, Life.MISSING)
 

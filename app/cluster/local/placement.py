@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from app.cluster.local.gpus import Gpu, types_of
 from app.cluster.local.settings import LocalSettings
-from app.cluster.text import count, size
 from app.cluster.protocol import Code, JobSpec, Reason, Refused, Wait
+from app.cluster.text import count, size
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from app.cluster.local.folder import AttemptFolder
 from app.cluster.local.shim.records import Exit, RankEnd, Running, Spec, Started
-from app.cluster.text import count, duration, minute, moment
 from app.cluster.protocol import Code, Note, Observation, Outcome, Phase, RankStatus, Reason
+from app.cluster.text import count, duration, minute, moment
 
 MEANINGS = {
     126: "a command was found but is not executable",

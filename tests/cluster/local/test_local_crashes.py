@@ -142,7 +142,7 @@ def test_a_running_attempt_is_not_removed(machine: Machine) -> None:
     key = machine.launch(machine.attempt(("sleep", "1000")))
     with pytest.raises(ClusterError, match="still runs"):
         machine.cluster.remove(key)
-    assert machine.until(key, Phase.RUNNING)
+    assert machine.until(key, Phase.RUNNING).phase is Phase.RUNNING
 
 
 def test_a_disk_that_fails_says_nothing_about_a_job(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_the_attempts_of_another_installation_are_left_alone(machine: Machine) -
         other.stop(key)
     with pytest.raises(ClusterError, match="another installation"):
         other.remove(key)
-    assert machine.until(key, Phase.RUNNING)
+    assert machine.until(key, Phase.RUNNING).phase is Phase.RUNNING
 
 
 def test_a_portal_on_a_copy_of_the_data_kills_nothing_of_the_original(machine: Machine) -> None:
