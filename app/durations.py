@@ -38,7 +38,7 @@ def spoken(total: float) -> str:
     whole = max(0, round(total))
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     for index, (unit, size) in enumerate(units):
-        if whole >= size:
+        if whole >= (size if unit != "d" else 2 * size):  # people say 24 h and 36 h
             text = f"{whole // size} {unit}"
             if index + 1 < len(units):
                 smaller, small = units[index + 1]

@@ -254,7 +254,9 @@ def poll_fragment(name: str) -> Page:
     asked = request.args
     since, size = _id("since") or 0, _id("size") or 0
     stream = seen.stream
+    still = asked.get("still") == "1"  # the page shows one place of the log, and stays there
     news = stream is not None and (stream.size > size or (stream.complete and asked.get("complete") != "1"))
+    news = news and not still
     changed = asked.get("version") != seen.version
     if not (news or changed or seen.finished) and asked.get("every") == str(seen.poll_every):
         return "", 204
@@ -270,6 +272,7 @@ def poll_fragment(name: str) -> Page:
         size=size,
         style=asked.get("style", ""),
         complete=asked.get("complete") == "1",
+        still=still,
     )
 
 

@@ -340,7 +340,7 @@ const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
 function spoken(seconds) {
   const whole = Math.max(0, Math.round(seconds));
-  const at = UNITS.findIndex(([, size]) => whole >= size);
+  const at = UNITS.findIndex(([unit, size]) => whole >= (unit === "d" ? 2 * size : size));
   if (at < 0) return "0\u00a0s";
   const [unit, size] = UNITS[at];
   let text = `${Math.floor(whole / size)}\u00a0${unit}`;

@@ -29,7 +29,7 @@ def how_many(portal: Portal) -> int:
 def test_a_launch_answers_with_the_job_and_its_address(portal: Portal, bob: Api) -> None:
     answer = bob.post("/api/jobs", json={**PLAIN, "name": "first", "env": {"A": "1"}, "nodes": 2, "max_runtime": "90s"})
     assert answer.status_code == 201
-    assert answer.headers["Location"] == "/api/jobs/first"
+    assert answer.headers["Location"] == "/api/jobs/first?org=lab"
     assert answer.content_type == "application/json"
     made: dict[str, Any] = answer.json  # type: ignore[assignment]
     assert RFC3339.fullmatch(made["created_at"])

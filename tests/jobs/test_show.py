@@ -433,3 +433,17 @@ def test_a_log_with_hostile_codes_leaves_the_page_standing(portal: Portal, bob: 
     world.print(world.begin("job"), b"\x1b[" + b"9" * 6000 + b"mboo\n\xff\xfe\x00\n")
     assert bob.get(PAGE).status_code == 200
     assert log_lines(bob.page)[0] == ("L1", "boo")
+
+
+def test_a_page_that_shows_one_place_of_the_log_still_follows_the_state(portal: Portal) -> None:
+    job = portal.launch("one")
+    bob = portal.browser("bob")
+    bob.get("/orgs/lab/jobs/one?line=1")
+    poller = bob.page.find(id="poller")
+    assert poller is not None and "still=1" in str(poller["hx-get"])
+    bob.post("/orgs/lab/jobs/one/stop")
+    answer = bob.get(str(poller["hx-get"]))
+    assert answer.status_code == 200
+    assert "Cancelled" in answer.text
+    assert 'id="lines-' not in answer.text
+    assert portal.job("one").version > job.version
