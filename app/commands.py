@@ -12,7 +12,7 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from app.accounts.cli import tokens, users
-from app.clusters.cli import clusters
+from app.clusters.cli import clusters, keys
 from app.config import REPOSITORY, Config
 from app.installation import service as installation
 from app.orgs.cli import orgs
@@ -20,7 +20,7 @@ from app.presets.cli import presets
 
 
 def install(app: Flask) -> None:
-    for group in (users, tokens, orgs, presets, clusters):
+    for group in (users, tokens, orgs, presets, clusters, keys):
         app.cli.add_command(_explaining(group))
     for command in (migrate, web, worker, serve):
         app.cli.add_command(command)

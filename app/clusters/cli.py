@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 clusters = AppGroup("clusters", help="Places where jobs run.")
 
 
+keys = AppGroup("keys", help="The keys that stored credentials are sealed with.")
+
+
+@keys.command("rotate")
+def rotate() -> None:
+    """Make a new key and seal every stored credential with it. Repeatable, also after a kill in the middle."""
+    installation.prepare()
+    installation.new_seal_key()
+    with transaction():
+        count = service.reseal()
+    click.echo(f"{count} credential{'s' if count != 1 else ''} sealed with the new key. Back the keys up; older ones")
+    click.echo("may go once no backup of the database needs them.")
+
+
 @clusters.command("add")
 @click.argument("name")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="How to sign in.")

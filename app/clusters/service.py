@@ -59,6 +59,14 @@ def add_kubernetes(name: str, settings: dict[str, Any], credential: str | None, 
     return row
 
 
+def reseal() -> int:
+    """Seal every stored credential with the newest key; how many. Call inside a transaction. Repeatable."""
+    rows = [row for row in everything() if row.credential is not None]
+    for row in rows:
+        row.credential = installation.seal(installation.unseal(row.credential or b""))
+    return len(rows)
+
+
 def names(cluster_ids: set[int]) -> dict[int, str]:
     rows = db.session.execute(select(ClusterRow.id, ClusterRow.name).where(ClusterRow.id.in_(cluster_ids)))
     return {row.id: row.name for row in rows}

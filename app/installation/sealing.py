@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import os
 from pathlib import Path
 
 from app.config import Config, ConfigError
@@ -48,6 +49,29 @@ def make(config: Config) -> list[bytes]:
     from nacl.public import PrivateKey
 
     write_once(key_file(config), base64.b64encode(bytes(PrivateKey.generate())).decode() + "\n")
+    return read(config)
+
+
+def add(config: Config) -> list[bytes]:
+    """Put a new key in front of those in the file: it seals from now on, the others still open. All keys, newest first.
+
+    Raises ConfigError where the keys are not in the file but in SEAL_KEYS, which only the operator can change.
+    """
+    from nacl.public import PrivateKey
+
+    if config.seal_keys:
+        raise ConfigError(
+            "SEAL_KEYS is set: put a new key of 32 random bytes in base64 in front of it, then try again."
+        )
+    path = key_file(config)
+    lines = [base64.b64encode(key).decode() for key in (bytes(PrivateKey.generate()), *read(config))]
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
     return read(config)
 
 

@@ -60,6 +60,13 @@ def seal(secret: bytes) -> bytes:
     return sealing.seal(db.session.get_one(Installation, 1).seal_public, secret)
 
 
+def new_seal_key() -> None:
+    """Seal with the newest key from now on: one made now, or the first of SEAL_KEYS where it is set."""
+    opening = sealing.read(config()) if config().seal_keys else sealing.add(config())
+    with transaction():
+        db.session.get_one(Installation, 1).seal_public = sealing.public_key(opening[0])
+
+
 def unseal(sealed: bytes) -> bytes:
     """Open what `seal` sealed. Raises NotReady where the key is missing: only the worker and the operator have it."""
     try:
