@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from app.config import REPOSITORY
+from tests.browser.chromium import launch
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 30_000  # ms: on a busy machine with two cores a job takes its time to start
@@ -71,24 +71,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = _launch(playwright)
+        browser = launch(playwright)
         yield browser
         browser.close()
-
-
-def _launch(playwright: Playwright) -> Browser:
-    named = os.environ.get("CHROMIUM_PATH")
-    found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    own = playwright.chromium.executable_path
-    program = found or (own if Path(own).exists() else None)
-    if program is None:
-        why = "there is no Chromium: set CHROMIUM_PATH, or run `playwright install chromium`"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
-    # as root, in a container, Chromium's own sandbox does not start
-    arguments = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    return playwright.chromium.launch(executable_path=program, args=arguments)
 
 
 # the portal
