@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from bs4 import BeautifulSoup
 from click.testing import Result
@@ -31,6 +32,10 @@ from app.orgs import service as orgs
 from app.presets import service as presets
 
 pytest_plugins = ["tests.real.plugin"]
+
+# a busy machine is no reason to fail
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 KEY = "a key for tests, and for nothing else: 0123456789"
 PRESETS = """

@@ -141,7 +141,7 @@ def new() -> Page:
 @requires(Role.MEMBER)
 def launch() -> Page:
     form = LaunchForm.of(request.form)
-    if form.preset != form.shown and form.shown:
+    if form.preset != form.shown and form.shown and _preset(form.preset) is not None:
         # without JavaScript the form still shows what belongs to another preset: nobody should run that unseen
         text = "You picked another preset. What you had not changed is its own now: look at it, then launch."
         return _form_page(replace(_redrawn(form), errors={"preset": text})), 422

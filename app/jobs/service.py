@@ -81,15 +81,16 @@ def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None, ex
                 raise KeyReused
             return Launch(earlier, replayed=True)
     preset = next((each for each in presets.of_org(org_id) if each.name == asked.preset), None)
-    if preset is not None and exactly is not None:
-        preset = exactly
     usable = clusters.of_org(org_id)
     errors: dict[str, str] = {}
     if asked.name and NAME.fullmatch(asked.name) and is_taken(org_id, asked.name):
         free = free_name(org_id, asked.name)
         errors["name"] = f"The name {asked.name} is taken in this org. {free} is free."
     try:
-        spec, cluster = resolve(asked, preset, usable)
+        spec, cluster = resolve(asked, preset, usable)  # today's limits hold, also for an older version
+        if exactly is not None:
+            preset = exactly
+            spec, cluster = resolve(asked, preset, usable)
     except LaunchRefused as refused:
         raise LaunchRefused({**refused.errors, **errors}) from None
     if errors or preset is None:
