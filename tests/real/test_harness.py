@@ -95,7 +95,7 @@ def test_a_pod_prints_and_its_log_can_be_read_with_the_rights_of_the_portal(name
 
 def test_python_has_what_jobs_use(namespace: Namespace) -> None:
     imports = "import bz2, ctypes, decimal, json, lzma, multiprocessing, socket, sqlite3, ssl, threading, zlib"
-    script = f"id -u && python3 -c '{imports}; print(ssl.OPENSSL_VERSION)' && touch /work/file && ls /work"
+    script = f"id -u && python3 -c '{imports}; print(ssl.OPENSSL_VERSION)' && touch file && ls"
     namespace.apply(pod("tools", pod_spec(namespace.images.python, ["sh", "-c", script])))
     namespace.wait("pod", "tools", phase("Succeeded"))
     assert re.fullmatch(r"1000\nOpenSSL .*\nfile\n", namespace.logs("tools"))
