@@ -220,7 +220,6 @@ def test_a_stop_gives_time_keeps_the_last_words_and_leaves_nothing(portal: Porta
     log = portal.cluster.open_log(attempt.key, 0, "")
     portal.read(log, lambda printed: printed.data == b"ready\n")
     portal.until_phase(attempt, Phase.RUNNING)
-    began = time.monotonic()
     portal.cluster.stop(attempt.key)
     portal.cluster.stop(attempt.key)
     until(lambda: (seen := portal.observe(attempt)) is not None and seen.reason.code is Code.STOPPING)
@@ -230,10 +229,8 @@ def test_a_stop_gives_time_keeps_the_last_words_and_leaves_nothing(portal: Porta
         return seen is None or seen.outcome is Outcome.STOPPED
 
     until(over)
-    print("stopped after", time.monotonic() - began)
     printed = portal.read(log, complete)
     assert printed.data == b"saved\n"
-    print(printed.gaps)
     portal.cluster.remove(attempt.key)
     until(lambda: not portal.cluster.owned())
 
@@ -246,7 +243,6 @@ def test_the_last_words_of_a_stopped_job_are_kept_or_their_loss_is_told(portal: 
     portal.cluster.stop(attempt.key)
     printed = portal.read(log, complete)
     assert printed.data == words.encode() or (printed.gaps and words.encode().startswith(printed.data))
-    print(printed.data, printed.gaps)
 
 
 def test_stopped_before_it_could_start_it_has_printed_nothing(portal: Portal) -> None:
@@ -263,8 +259,7 @@ def test_removed_by_another_hand_it_is_lost_and_the_loss_is_told(portal: Portal)
     log = portal.cluster.open_log(attempt.key, 0, "")
     portal.read(log, lambda printed: printed.data == b"here\n")
     portal.namespace.kubectl("delete", "job", object_name(attempt), "--wait=false")
-    printed = portal.read(log, complete)
-    print(printed.data, printed.gaps)
+    portal.read(log, complete)
 
     def lost() -> bool:
         seen = portal.cluster.observe(attempt.key)
@@ -320,7 +315,6 @@ def test_a_full_quota_lets_it_wait(portal: Portal) -> None:
     second = portal.attempt("echo second")
     answer = until(lambda: waits(portal.cluster.launch(second)))
     assert answer.reason.code is Code.QUOTA
-    print(answer.reason)
     portal.until_phase(first, Phase.ENDED)
     portal.cluster.remove(first.key)
 
@@ -341,7 +335,6 @@ def test_what_the_server_finds_wrong_is_refused(portal: Portal) -> None:
     bad = dataclasses.replace(attempt, spec=dataclasses.replace(attempt.spec, memory="many"))
     answer = portal.cluster.launch(bad)
     assert isinstance(answer, Refused)
-    print(answer.reason)
     assert "many" in answer.reason.raw or "quantit" in answer.reason.raw
 
 
@@ -349,8 +342,7 @@ def test_an_image_that_is_missing_is_told_with_what_the_cluster_says(portal: Por
     attempt = portal.attempt("true")
     missing = dataclasses.replace(attempt.spec, image=portal.namespace.images.missing)
     portal.cluster.launch(dataclasses.replace(attempt, spec=missing))
-    seen = until(lambda: (s := portal.observe(attempt)) is not None and s.reason.code is Code.IMAGE and s)
-    print(seen)
+    until(lambda: (seen := portal.observe(attempt)) is not None and seen.reason.code is Code.IMAGE)
     until(lambda: portal.cluster._events.of(attempt.key), "no event was kept")
 
 
@@ -361,7 +353,6 @@ def test_counts_gpus_where_it_may_see_nodes(portal: Portal) -> None:
     other = portal.another()
     other.start(lambda: None)
     until(lambda: other.capacity().nodes)
-    print(other.capacity())
     other.close()
 
 
@@ -377,7 +368,6 @@ def test_an_api_server_that_restarts_changes_no_state_and_no_byte(portal: Portal
         assert portal.cluster.observe(attempt.key).phase is Phase.RUNNING  # type: ignore[union-attr]
         time.sleep(0.2)
     assert portal.cluster.health().error
-    print(portal.cluster.health())
     with pytest.raises(ClusterError):
         portal.cluster.launch(portal.attempt("true"))
     portal.namespace.cluster.start_api_server()
@@ -412,3 +402,18 @@ def launched(portal: Portal) -> bool:
         return isinstance(portal.cluster.launch(portal.attempt("true")), Launched)
     except ClusterError:
         return False
+
+
+@pytest.mark.owns_node
+def test_a_job_costs_few_requests_and_uses_no_right_that_it_lacks(portal: Portal) -> None:
+    cluster = portal.namespace.cluster
+    since = cluster.audit_mark()
+    attempt = portal.launch("echo hello; sleep 3")
+    printed = portal.read(portal.cluster.open_log(attempt.key, 0, ""), complete)
+    assert printed.data == b"hello\n"
+    portal.until_phase(attempt, Phase.ENDED)
+    portal.cluster.remove(attempt.key)
+    until(lambda: portal.cluster.observe(attempt.key) is None)
+    entries = cluster.audit(since, namespace=portal.namespace.name, user=portal.namespace.user)
+    assert entries
+    assert len(entries) <= 15
