@@ -423,7 +423,17 @@ def test_a_theme_that_is_none_is_not_kept(portal: Portal) -> None:
 
 # errors
 
-LEAKS = ("Traceback", str(REPOSITORY), "site-packages", "/srv", "hunter2", "SELECT", "sqlalchemy", "OperationalError", ".py")
+LEAKS = (
+    "Traceback",
+    str(REPOSITORY),
+    "site-packages",
+    "/srv",
+    "hunter2",
+    "SELECT",
+    "sqlalchemy",
+    "OperationalError",
+    ".py",
+)
 
 
 @pytest.mark.parametrize("htmx", [False, True])

@@ -345,9 +345,10 @@ def stop(job: Job, user: User, role: Role) -> None:
                 fresh.reason_code = Code.STOPPING
                 fresh.reason_text = "It was asked to stop."
                 fresh.reason_raw = ""
-                if fresh.state is not State.QUEUED:
+                held = fresh.state is State.QUEUED
+                if not held:
                     fresh.enter(State.STOPPING, at)
-                note(fresh, "Asked to stop", user_id=user_id, state=fresh.state)
+                note(fresh, "Asked to stop", user_id=user_id, state=None if held else State.STOPPING)
         wake.after_commit()
 
 

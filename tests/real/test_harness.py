@@ -90,7 +90,7 @@ def test_has_a_node_that_is_ready(cluster: Cluster) -> None:
 def test_a_pod_prints_and_its_log_can_be_read_with_the_rights_of_the_portal(namespace: Namespace) -> None:
     namespace.apply(pod("speaks", pod_spec(namespace.images.python, ["python3", "-c", "print('Grüße', 6 * 7)"])))
     namespace.wait("pod", "speaks", phase("Succeeded"))
-    assert namespace.as_portal("logs", "speaks") == "Grüße 42\n"
+    assert namespace.as_portal("get", "--raw", f"/api/v1/namespaces/{namespace.name}/pods/speaks/log") == "Grüße 42\n"
 
 
 def test_python_has_what_jobs_use(namespace: Namespace) -> None:

@@ -18,7 +18,7 @@ from app.cluster.protocol import Attempt, AttemptKey, JobSpec
 NEEDS: dict[tuple[str, str, str], tuple[str, ...]] = {
     ("batch", "jobs", ""): ("create", "delete", "get", "list", "watch"),
     ("", "services", ""): ("create", "delete", "get", "list", "patch"),
-    ("", "pods", ""): ("delete", "get", "list", "watch"),
+    ("", "pods", ""): ("delete", "list", "watch"),
     ("", "pods", "log"): ("get",),
     ("", "events", ""): ("list",),
 }
