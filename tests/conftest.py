@@ -31,7 +31,7 @@ from app.jobs.models import Job
 from app.orgs import service as orgs
 from app.presets import service as presets
 
-pytest_plugins = ["tests.real.plugin"]
+pytest_plugins = ["tests.real.plugin", "tests.browser.chromium"]
 
 # a busy machine is no reason to fail
 hypothesis.settings.register_profile("here", deadline=None)
