@@ -16,11 +16,11 @@ from typing import Any
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import BigInteger, Connection, DateTime, Dialect, Engine, Enum, Integer, MetaData, event
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.orm import DeclarativeBase, scoped_session
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session
 from sqlalchemy.types import TypeDecorator
 
-from app.config import ConfigError
+from app.config import Config, ConfigError
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER key
 
@@ -86,12 +86,26 @@ def transaction() -> Iterator[scoped_session[Any]]:
     token = _immediate.set(True)
     try:
         yield db.session
-        db.session.commit()
+        _commit(db.session())
     except BaseException:
         db.session.rollback()
         raise
     finally:
         _immediate.reset(token)
+
+
+class CommitUnsure(Exception):
+    """The connection was lost while the database committed: whether it did is not known."""
+
+
+def _commit(session: Session) -> None:
+    session.flush()  # whatever fails up to here is certainly not saved
+    try:
+        session.commit()
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise CommitUnsure(str(error.orig)) from error
+        raise
 
 
 def bind(app: Flask) -> None:
@@ -104,10 +118,44 @@ def bind(app: Flask) -> None:
         raise ConfigError(f"DATABASE_URL cannot be used: {error}.") from error
 
 
-def engine_options(url: str) -> dict[str, Any]:
-    if not url.startswith("sqlite"):
-        return {"pool_pre_ping": True}
-    return {"module": sqlite_module(), "connect_args": {"timeout": 10, "check_same_thread": False}}
+def engine_options(config: Config) -> dict[str, Any]:
+    if config.sqlite:
+        return {"module": sqlite_module(), "connect_args": {"timeout": 10, "check_same_thread": False}}
+    return {
+        # a thread uses one connection at a time; the rest is for the worker, which has a thread for each cluster
+        "pool_size": config.web_threads,
+        "max_overflow": 8,
+        "pool_timeout": 10,  # seconds
+        "pool_pre_ping": True,  # a connection that the server has closed is replaced before it is used
+        "pool_recycle": 1800,  # seconds
+        "connect_args": postgresql_arguments(config),
+    }
+
+
+def postgresql_arguments(config: Config) -> dict[str, Any]:
+    """How every connection to PostgreSQL is opened: nothing on it may wait for ever, at either end.
+
+    A worker's host that vanishes takes its lock along within a minute: the server asks its sleeping connections.
+    """
+    server = {
+        "statement_timeout": f"{config.database_timeout}s",
+        "lock_timeout": f"{min(10, config.database_timeout)}s",
+        "idle_in_transaction_session_timeout": f"{2 * config.database_timeout}s",
+        "tcp_keepalives_idle": "20",
+        "tcp_keepalives_interval": "10",
+        "tcp_keepalives_count": "3",
+        "timezone": "UTC",
+    }
+    return {
+        "connect_timeout": 5,
+        "application_name": "simpletrain",
+        "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
+        "keepalives_idle": 20,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 40_000,  # milliseconds
+        "prepare_threshold": None,  # a pooler in between may give each transaction another server process
+    }
 
 
 def prepare_engine(engine: Engine) -> None:

@@ -1,8 +1,9 @@
 """Tells the worker that a new wish was committed, so that it need not wait for its next look.
 
-A named pipe in DATA_DIR carries it: unlike a socket it has no limit on the length of its path, a writer learns at
+On PostgreSQL a notification does, which the server sends with the commit itself, to a worker on any host. On SQLite a
+named pipe in DATA_DIR carries it: unlike a socket it has no limit on the length of its path, a writer learns at
 once that nobody reads, and a full pipe means that the worker has not woken yet. Losing a wake-up only costs time: the
-worker also looks at the database's change counter.
+worker also looks by itself.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import contextlib
 import os
 import select
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Flask, current_app
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from app.database import db
+from app.postgresql import CHANNEL
 
 _MARK = "wake the worker"
 
@@ -28,7 +30,11 @@ def pipe_of(data_dir: Path) -> Path:
 
 def after_commit() -> None:
     """Wake the worker when the transaction that is open now has been committed."""
-    db.session().info[_MARK] = current_app.extensions[_MARK]
+    session = db.session()
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"NOTIFY {CHANNEL}"))
+    else:
+        session.info[_MARK] = current_app.extensions[_MARK]
 
 
 def install(app: Flask) -> None:
@@ -57,8 +63,15 @@ def wake(pipe: Path) -> None:
             os.close(writer)
 
 
+class Ear(Protocol):
+    """Another way in which the worker may be told."""
+
+    def fileno(self) -> int: ...
+    def heard(self) -> bool: ...
+
+
 class Alarm:
-    """The worker's end of the pipe."""
+    """The worker's end of the pipe, and of a line to PostgreSQL where there is one."""
 
     def __init__(self, pipe: Path) -> None:
         with contextlib.suppress(FileExistsError):
@@ -70,15 +83,20 @@ class Alarm:
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b"w")
 
-    def wait(self, seconds: float) -> bool:
-        """Whether somebody rang; at the latest after so many seconds."""
-        ready: tuple[list[Any], Any, Any] = select.select([self._reader], [], [], seconds)
-        if not ready[0]:
-            return False
-        with contextlib.suppress(BlockingIOError):
-            while len(os.read(self._reader, 4096)) == 4096:
-                pass
-        return True
+    def wait(self, seconds: float, ear: Ear | None = None) -> bool:
+        """Whether somebody rang; at the latest after so many seconds. Raises what `ear` raises when it is lost."""
+        ready: tuple[list[Any], Any, Any] = select.select(
+            [self._reader, *([ear] if ear is not None else [])], [], [], seconds
+        )
+        rung = False
+        if self._reader in ready[0]:
+            rung = True
+            with contextlib.suppress(BlockingIOError):
+                while len(os.read(self._reader, 4096)) == 4096:
+                    pass
+        if ear is not None and ear in ready[0]:
+            rung = ear.heard() or rung
+        return rung
 
     def close(self) -> None:
         os.close(self._reader)

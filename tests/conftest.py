@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from app.jobs import service as jobs
 from app.jobs.models import Job
 from app.orgs import service as orgs
 from app.presets import service as presets
+from tests.postgresql import Postgresql
 
 pytest_plugins = ["tests.real.plugin", "tests.browser.chromium"]
 
@@ -210,10 +212,41 @@ def make_portal(config: Config) -> Portal:
 
 
 @pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL server of this process."""
+    with Postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    """Whatever asks for a portal runs on both; a test of one of them says `on_sqlite` or `on_postgresql`."""
+    return str(request.param)
+
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a portal that has people, orgs, presets and this machine; tests copy it."""
     folder = tmp_path_factory.mktemp("furnished")
-    portal = make_portal(Config(data_dir=folder, secret_key=KEY))
+    _furnish(Config(data_dir=folder, secret_key=KEY))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def furnished_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: Postgresql) -> tuple[Path, str]:
+    """The same with its database on PostgreSQL: the folder, and the name of the database, for use as a template."""
+    folder = tmp_path_factory.mktemp("furnished-postgresql")
+    name = postgresql.create()
+    _furnish(Config(data_dir=folder, secret_key=KEY, database_url=postgresql.url(name)))
+    return folder, name
+
+
+def _furnish(config: Config) -> None:
+    portal = make_portal(config)
     with portal.app.app_context():
         with transaction():
             for slug in ("lab", "rivals"):
@@ -228,15 +261,48 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row = db.session.query(ClusterRow).one()
             clusters.record(row.id, None, "", Capacity(cpu_slots=2, cpu_slots_free=2))
         db.engine.dispose()
-    return folder
+
+
+FurnishIn = Callable[[Path], str]
+
+
+@contextmanager
+def furnishing(request: pytest.FixtureRequest, database: str) -> Iterator[FurnishIn]:
+    """A function that puts a furnished portal into a new folder, and gives the DATABASE_URL that it needs, if any."""
+    if database == "sqlite":
+        source: Path = request.getfixturevalue("furnished")
+
+        def copy(folder: Path) -> str:
+            shutil.copytree(source, folder)
+            return ""
+
+        yield copy
+        return
+    server: Postgresql = request.getfixturevalue("postgresql")
+    furnished, template = request.getfixturevalue("furnished_postgresql")
+    made: list[str] = []
+
+    def copy_both(folder: Path) -> str:
+        shutil.copytree(furnished, folder)
+        made.append(server.create(template))
+        return server.url(made[-1])
+
+    yield copy_both
+    for name in made:
+        server.drop(name)
 
 
 @pytest.fixture
-def config(furnished: Path, tmp_path: Path) -> Config:
+def furnish_in(database: str, request: pytest.FixtureRequest) -> Iterator[FurnishIn]:
+    with furnishing(request, database) as furnish:
+        yield furnish
+
+
+@pytest.fixture
+def config(furnish_in: FurnishIn, tmp_path: Path) -> Config:
     """Settings of a portal of this test's own."""
     folder = tmp_path / "data"
-    shutil.copytree(furnished, folder)
-    return Config(data_dir=folder, secret_key=KEY)
+    return Config(data_dir=folder, secret_key=KEY, database_url=furnish_in(folder))
 
 
 @pytest.fixture
@@ -244,6 +310,7 @@ def portal(config: Config) -> Iterator[Portal]:
     made = Portal(create_app(config), config)
     yield made
     with made.app.app_context():
+        db.session.remove()
         db.engine.dispose()
 
 

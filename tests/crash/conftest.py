@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from app import create_app
 from app.config import Config
 from app.database import db
-from tests.conftest import KEY, Portal
+from tests.conftest import KEY, FurnishIn, Portal
 from tests.crash.portals import Served
 
 if sys.platform != "linux":
@@ -44,13 +43,14 @@ def fresh(tmp_path: Path, made: list[Served]) -> Callable[..., Served]:
 
 
 @pytest.fixture
-def furnish(fresh: Callable[..., Served], furnished: Path) -> Iterator[Callable[..., Served]]:
+def furnish(fresh: Callable[..., Served], furnish_in: FurnishIn) -> Iterator[Callable[..., Served]]:
     """A portal with people and presets, where bob is the caller; not started."""
     apps: list[Any] = []
 
     def make(**settings: str) -> Served:
         served = fresh(SECRET_KEY=KEY, **settings)
-        shutil.copytree(furnished, served.data)
+        if database_url := furnish_in(served.data):
+            served.settings["DATABASE_URL"] = database_url
         app = create_app(Config.from_env(served.environment))
         apps.append(app)
         served.portal = Portal(app, app.config["PORTAL"])

@@ -144,6 +144,7 @@ class Served:
             "LOCAL_WORKDIR": str(self.work),
             "LOCAL_GRACE": "20",
             "LOCAL_DISK_FLOOR": "0",
+            "API_RATE": "0",
             **self.settings,
         }
 
@@ -214,6 +215,7 @@ class Served:
             return self.main.pid
         pid = self.child(name)
         kill(pid)
+        wait_for(lambda: gone(pid), f"the end of {name}")
         return pid
 
     def portal_processes(self) -> list[int]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import alembic.util
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import event, inspect, text
 
 from app import create_app
 from app.config import REPOSITORY, Config
 from app.database import db
 from app.installation import keys, sealing
 from app.installation import service as installation
-from tests.conftest import KEY, Portal, make_portal
+from tests.conftest import KEY, Portal, make_portal, on_sqlite
 
 
 def mode(path: Path) -> int:
@@ -186,7 +188,7 @@ def test_a_database_with_another_key_is_refused(made: Config) -> None:
 
 
 def test_a_secret_key_that_is_not_the_databases_is_refused(config: Config) -> None:
-    text = fails(new(Config(data_dir=config.data_dir, secret_key=KEY[::-1])))
+    text = fails(new(dataclasses.replace(config, secret_key=KEY[::-1])))
     assert "Bring back the old SECRET_KEY" in text
 
 
@@ -286,6 +288,29 @@ def test_web_and_worker_refuse_what_is_not_prepared(tmp_path: Path) -> None:
 def test_models_and_migrations_say_the_same(portal: Portal) -> None:
     with portal.app.app_context():
         alembic.command.check(installation._alembic())
+
+
+@on_sqlite
+def test_a_migration_that_copies_a_table_takes_nothing_along_that_refers_to_it(portal: Portal) -> None:
+    """As SQLite changes most columns: with references in force, dropping the old jobs would empty the timeline."""
+    portal.launch("one")
+    enforced: list[int] = []
+
+    def look(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("CREATE"):
+            raw = connection.connection.dbapi_connection
+            enforced.append(raw.execute("PRAGMA foreign_keys").fetchone()[0])
+
+    with portal.app.app_context():
+        alembic.command.downgrade(installation._alembic(), "0002")
+        event.listen(db.engine, "before_cursor_execute", look)
+        alembic.command.upgrade(installation._alembic(), "head")
+        event.remove(db.engine, "before_cursor_execute", look)
+        db.session.remove()
+        assert enforced
+        assert set(enforced) == {0}
+        assert db.session.scalar(text("PRAGMA foreign_keys")) == 1, "in force again"
+        assert db.session.scalar(text("SELECT count(*) FROM job_events")) == 1
 
 
 def test_the_schema_goes_down_and_up_again(portal: Portal) -> None:

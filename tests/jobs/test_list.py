@@ -9,7 +9,7 @@ from app.database import db, now, transaction
 from app.jobs.models import Job
 from app.jobs.states import State
 from app.orgs import service as orgs
-from tests.conftest import Browser, Portal
+from tests.conftest import Browser, Portal, on_sqlite
 from tests.jobs.conftest import World
 
 LIST = "/orgs/lab/jobs"
@@ -311,6 +311,7 @@ def test_the_list_reads_no_more_rows_for_more_jobs(portal: Portal, bob: Browser)
     assert len(asked) == few < 25
 
 
+@on_sqlite
 def test_a_search_is_answered_from_the_orgs_part_of_an_index(portal: Portal) -> None:
     def plan() -> str:
         org = orgs.by_slug("lab")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +15,7 @@ from app import create_app
 from app.config import Config
 from app.database import db
 from app.jobs.models import Job
-from tests.conftest import KEY, Portal
+from tests.conftest import KEY, FurnishIn, Portal
 from tests.crash.portals import Answer, Served, wait_for
 from tests.real import plugin
 from tests.real.cluster import audit, tenants
@@ -49,10 +48,11 @@ clusters: [real]
 class Real(Served):
     """A portal in a folder of its own, with one cluster: `real`. Bob is the caller."""
 
-    def __init__(self, folder: Path, furnished: Path, namespace: Namespace, **settings: str) -> None:
+    def __init__(self, folder: Path, furnish_in: FurnishIn, namespace: Namespace, **settings: str) -> None:
         super().__init__(folder, **{"SECRET_KEY": KEY, "LOCAL_JOBS": "0", **settings})
         self.namespace = namespace
-        shutil.copytree(furnished, self.data)
+        if database_url := furnish_in(self.data):
+            self.settings["DATABASE_URL"] = database_url
         app = create_app(Config.from_env(self.environment))
         self.portal = Portal(app, app.config["PORTAL"])
         self.token = self.portal.token("bob")

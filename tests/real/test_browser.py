@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.conftest import FurnishIn
 from tests.real.cluster.cluster import Namespace
 from tests.real.cluster.wait import eventually
 from tests.real.portals import Real
@@ -18,9 +19,9 @@ COMMAND = "trap 'exit 143' TERM; for i in 1 2 3; do echo line $i; done; while tr
 
 @pytest.mark.browser
 def test_the_form_launches_a_pod_whose_log_runs_in_the_page_until_it_is_stopped(
-    chromium: Browser, namespace: Namespace, furnished: Path, tmp_path: Path
+    chromium: Browser, namespace: Namespace, furnish_in: FurnishIn, tmp_path: Path
 ) -> None:
-    served = Real(tmp_path, furnished, namespace)
+    served = Real(tmp_path, furnish_in, namespace)
     try:
         served.register()
         served.serve()

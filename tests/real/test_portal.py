@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from app.clusters import service as clusters
 from app.clusters.models import ClusterRow
 from app.database import db, now
+from tests.conftest import furnishing
 from tests.crash.portals import wait_for
 from tests.real.cluster.cluster import Cluster, Namespace
 from tests.real.portals import LINES, Real, namespace_for_many, once, states
@@ -55,17 +55,22 @@ else:
 WAIT = "trap 'echo stopped; exit 143' TERM; echo ready; while true; do sleep 0.1; done"
 
 
+DATABASE = "postgresql"  # as in production
+
+
 @pytest.fixture(scope="module")
 def served(
     request: pytest.FixtureRequest,
     real_cluster: Cluster,
-    furnished: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Real]:
     """A portal that the tests of this module share: each has jobs with names of its own, and leaves none."""
     folder = tmp_path_factory.mktemp("real")
-    with namespace_for_many(request, real_cluster, f"portal-{secrets.token_hex(4)}", folder) as namespace:
-        portal = Real(folder / "portal", furnished, namespace)
+    with (
+        furnishing(request, DATABASE) as furnish,
+        namespace_for_many(request, real_cluster, f"portal-{secrets.token_hex(4)}", folder) as namespace,
+    ):
+        portal = Real(folder / "portal", furnish, namespace)
         try:
             yield portal
         finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FurnishIn
 from tests.crash.portals import REPOSITORY, wait_for
 from tests.real.cluster.cluster import Namespace
 from tests.real.portals import LINES, Audit, Real, once, states
@@ -38,9 +39,9 @@ def test_every_named_point_of_the_worker_and_of_kubernetes_is_tried() -> None:
 
 
 @pytest.fixture
-def portal(namespace: Namespace, furnished: Path, tmp_path: Path) -> Iterator[Real]:
+def portal(namespace: Namespace, furnish_in: FurnishIn, tmp_path: Path) -> Iterator[Real]:
     """One without a web process: requests are answered in this one. No worker lives yet."""
-    portal = Real(tmp_path / "portal", furnished, namespace)
+    portal = Real(tmp_path / "portal", furnish_in, namespace)
     portal.without_web()
     try:
         portal.register()

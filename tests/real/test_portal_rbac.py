@@ -18,6 +18,7 @@ import yaml
 from app.accounts import service as accounts
 from app.cluster.kubernetes.probe import NEEDS
 from app.database import transaction
+from tests.conftest import furnishing
 from tests.crash.portals import REPOSITORY, wait_for
 from tests.real.cluster.cluster import Cluster, Namespace
 from tests.real.portals import LINES, Audit, Real, kinds, namespace_for_many
@@ -43,17 +44,22 @@ def test_the_role_and_the_test_of_a_cluster_name_the_same_rights() -> None:
     assert not any("*" in part for rule in ROLE["rules"] for part in (*rule["verbs"], *rule["resources"]))
 
 
+DATABASE = "sqlite"  # whose files are looked through for secrets
+
+
 @pytest.fixture(scope="module")
 def served(
     request: pytest.FixtureRequest,
     real_cluster: Cluster,
-    furnished: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Real]:
     """A portal that the tests of this module share. It says all that it can say."""
     folder = tmp_path_factory.mktemp("real")
-    with namespace_for_many(request, real_cluster, f"rights-{secrets.token_hex(4)}", folder) as namespace:
-        portal = Real(folder / "portal", furnished, namespace, LOG_LEVEL="DEBUG")
+    with (
+        furnishing(request, DATABASE) as furnish,
+        namespace_for_many(request, real_cluster, f"rights-{secrets.token_hex(4)}", folder) as namespace,
+    ):
+        portal = Real(folder / "portal", furnish, namespace, LOG_LEVEL="DEBUG")
         try:
             yield portal
         finally:
