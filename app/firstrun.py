@@ -11,6 +11,7 @@ import time
 from sqlalchemy import select
 
 from app.accounts import service as accounts
+from app.audit import service as audit
 from app.clusters import service as clusters
 from app.config import REPOSITORY, Config
 from app.database import db, transaction
@@ -69,7 +70,7 @@ def _check_port(config: Config) -> None:
 
 def furnish(config: Config) -> str:
     """First-run data, the cluster of this machine, the base URL; a sign-in link, or nothing in production."""
-    with transaction():
+    with audit.by_portal(), transaction():
         clusters.ensure_this_machine(config.local_jobs_refused)
         if not accounts.any_exists():
             operator, _ = accounts.create(installation.operator_email(), admin=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app import journal
 from app.config import Config
 from app.installation import service as installation
 from app.orgs.access import SAFE_METHODS
@@ -33,15 +36,17 @@ POLICY = "; ".join(
     )
 )
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}", re.ASCII)
+
 
 def install(app: Flask, config: Config) -> None:
     app.session_interface = PortalSessions()
-    if config.trusted_proxies:
-        app.wsgi_app = BehindProxies(app.wsgi_app, config.trusted_proxies)  # type: ignore[method-assign]
+    app.wsgi_app = BehindProxies(app.wsgi_app, config.proxies)  # type: ignore[method-assign]
 
     @app.before_request
     def _begin() -> None:
-        g.request_id = secrets.token_hex(8)
+        g.request_id = request.headers.get("X-Request-Id") or secrets.token_hex(8)
+        journal.request_begins(g.request_id)
         if "session_failed" in g:
             raise g.session_failed
         if request.method not in SAFE_METHODS and not request.path.startswith("/api/"):
@@ -63,20 +68,39 @@ def install(app: Flask, config: Config) -> None:
         if request.endpoint != "static" or answer.status_code >= 400:
             headers.setdefault("Cache-Control", "no-store")
             headers.add("Vary", "HX-Request")
+        journal.request_ends(answer)
         return answer
 
 
 class BehindProxies:
-    """Takes the caller's address and scheme from X-Forwarded-For and -Proto, where a trusted proxy sent them."""
+    """Takes the caller's address, the scheme and the request's id from headers, where a trusted proxy sent them.
 
-    def __init__(self, wsgi: WSGIApplication, proxies: str) -> None:
+    The caller is the last address of X-Forwarded-For that is not itself a trusted proxy: what stands before it is the
+    caller's own word.
+    """
+
+    def __init__(self, wsgi: WSGIApplication, proxies: Sequence[IPv4Network | IPv6Network]) -> None:
         self._wsgi = wsgi
-        self._believing = ProxyFix(wsgi, x_for=1, x_proto=1)
-        self._proxies = frozenset(address.strip() for address in proxies.split(",") if address.strip())
+        self._proxies = proxies
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        trusted = environ.get("REMOTE_ADDR") in self._proxies
-        return (self._believing if trusted else self._wsgi)(environ, start_response)
+        trusted = self._trusts(environ.get("REMOTE_ADDR", ""))
+        if not trusted or not _ID.fullmatch(environ.get("HTTP_X_REQUEST_ID", "")):
+            environ.pop("HTTP_X_REQUEST_ID", None)
+        if not trusted:
+            return self._wsgi(environ, start_response)
+        hops = [hop.strip() for hop in environ.get("HTTP_X_FORWARDED_FOR", "").split(",")]
+        depth = next((depth for depth, hop in enumerate(reversed(hops), 1) if not self._trusts(hop)), len(hops))
+        return ProxyFix(self._wsgi, x_for=depth, x_proto=1)(environ, start_response)
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped  # how a socket for both kinds names a caller by IPv4
+        return any(found in network for network in self._proxies)
 
 
 def _refuse_other_sites(config: Config) -> None:

@@ -6,8 +6,10 @@ the portal can end it. Children get SIGTERM from the kernel when this process is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -67,7 +69,13 @@ class Child:
 
 
 def say(text: str) -> None:
-    print(f"simpletrain: {text}", file=sys.stderr, flush=True)
+    if os.environ.get("LOG_FORMAT") == "json":
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = json.dumps({"time": at, "level": "INFO", "logger": "simpletrain.supervisor", "message": text})
+    else:
+        line = f"simpletrain: {text}"
+    with contextlib.suppress(OSError):  # it may go to a file on a full disk: that is no reason to end everything
+        print(line, file=sys.stderr, flush=True)
 
 
 def serves(port: int, bind: str) -> bool:

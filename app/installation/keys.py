@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from app.config import Config, ConfigError
@@ -18,6 +19,7 @@ def key_file(config: Config) -> Path:
 
 def read(config: Config) -> str:
     """The key; empty where there is none yet."""
+    _refuse_open_files(config)
     if config.secret_key:
         return config.secret_key
     try:
@@ -29,10 +31,47 @@ def read(config: Config) -> str:
         raise ConfigError(text) from error
 
 
+def _refuse_open_files(config: Config) -> None:
+    """Raises ConfigError where others can read a key of a production portal.
+
+    Reading by the group is let pass: so Kubernetes mounts a Secret for a pod that does not run as root.
+    """
+    if not config.production or not key_file(config).parent.is_dir():
+        return
+    for file in sorted(key_file(config).parent.iterdir()):
+        mode = file.stat().st_mode
+        if stat.S_ISREG(mode) and mode & 0o027:
+            found = stat.S_IMODE(mode)
+            raise ConfigError(f"{file.absolute()} is open to others (mode {found:o}). Run: chmod 600 {file.absolute()}")
+
+
 def make(config: Config) -> str:
     """Make the key of a new installation. Two that start at once end up with the same one."""
     write_once(key_file(config), secrets.token_urlsafe(48) + "\n")
     return read(config)
+
+
+def _next_file(config: Config) -> Path:
+    return key_file(config).with_name("session.key.next")
+
+
+def being_made(config: Config) -> str:
+    """The key that a change of keys has made and not yet put in its place; empty where there is none."""
+    try:
+        return _next_file(config).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def make_next(config: Config) -> str:
+    """Begin to change the key, or go on where somebody began: the key that will be used."""
+    write_once(_next_file(config), secrets.token_urlsafe(48) + "\n")
+    return being_made(config)
+
+
+def put_next_in_place(config: Config) -> None:
+    """End it: from now on the next key is the key."""
+    _next_file(config).replace(key_file(config))
 
 
 def write_once(path: Path, text: str) -> None:

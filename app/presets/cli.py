@@ -18,7 +18,7 @@ presets = AppGroup("presets", help="Presets of an org.")
 @click.option("--org", required=True, help="Slug of the org.")
 def import_(file: Path, org: str) -> None:
     """Make or renew presets from a YAML file. The same file again changes nothing."""
-    installation.prepare()
+    installation.ready()
     try:
         with transaction():
             done = service.import_presets(orgs.by_slug(org).id, file.read_text(encoding="utf-8"))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from app.audit import service as audit
+from app.audit.service import Action
 from app.database import db
 from app.presets.content import NAME, NAME_RULE, PresetContent, PresetError, parse
 from app.presets.models import Preset, PresetVersion
@@ -69,4 +71,5 @@ def import_presets(org_id: int, text: str) -> list[tuple[str, str]]:
             what = f"now at version {preset.number}"
         db.session.add(PresetVersion(preset_id=preset.id, number=preset.number, content=stored))
         done.append((content.name, what))
+        audit.record(Action.PRESET_IMPORTED, content.name, what, org_id=org_id)
     return done

@@ -15,11 +15,13 @@ from flask import Flask
 from sqlalchemy import exists, select, update
 from sqlalchemy.orm.exc import StaleDataError
 
+from app import journal
 from app.cluster.protocol import AttemptKey, Capacity, Cluster, ClusterError, Code, Health, Wait
 from app.clusters import service as clusters
 from app.database import db, now
 from app.jobs.models import Job, JobAttempt, Wish
 from app.jobs.states import FINAL, State
+from app.metrics import figures
 from app.worker.collect import Collector
 from app.worker.steps import Looked, Steps
 from app.worker.sweep import sweep
@@ -93,6 +95,7 @@ class ClusterLoop:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        journal.begin(cluster=self.name, epoch=self._turn.epoch)
         try:
             self.cluster.start(self.ring)
             while not self._stopping:
@@ -104,13 +107,18 @@ class ClusterLoop:
             self._failed(error)
         finally:
             self.cluster.close()
+            for figure in (figures.LOOKED, figures.ANSWERED):
+                figure.forget(cluster=self.name)
 
     def look(self) -> bool:
         """One pass over everything that is not settled; whether something waits for time to pass."""
+        began = time.monotonic()
         try:
             self._sweep_sometimes()
             busy = self._pass()
             self._record()
+            figures.LOOK.observe(time.monotonic() - began, cluster=self.name)
+            figures.LOOKED.set(time.time(), cluster=self.name)
             return busy
         except (Replaced, KeyboardInterrupt, SystemExit):
             raise
@@ -123,7 +131,7 @@ class ClusterLoop:
 
     def _pass(self) -> bool:
         unsettled = db.session.execute(
-            select(Job.id, Job.uid, Job.attempt, Job.version, Job.state, Job.wish)
+            select(Job.id, Job.uid, Job.name, Job.attempt, Job.version, Job.state, Job.wish)
             .where(
                 Job.cluster_id == self._cluster_id,
                 Job.settled.is_(False),
@@ -138,10 +146,12 @@ class ClusterLoop:
             if self._stopping:
                 return False
             if row.state in FINAL:
-                busy = self._step(row.id, row.wish, self._steps.settle) is not True or busy
+                with journal.about(job=row.name, uid=row.uid, attempt=row.attempt):
+                    busy = self._step(row.id, row.wish, self._steps.settle) is not True or busy
             else:
                 if not self._is_as_known(row.id, AttemptKey(row.uid, row.attempt), row.version, row.wish):
-                    looked = self._step(row.id, row.wish, self._steps.look)
+                    with journal.about(job=row.name, uid=row.uid, attempt=row.attempt):
+                        looked = self._step(row.id, row.wish, self._steps.look)
                     self._known.pop(row.id, None)
                     if isinstance(looked, Looked):
                         self._known[row.id] = looked
@@ -201,7 +211,8 @@ class ClusterLoop:
                 held_back.setdefault(blocker or "", []).append(row.id)
                 continue
             self._unsure.add(row.id)
-            answer = self._step(row.id, Wish.RUN, self._steps.launch)
+            with journal.about(job=row.name, uid=row.uid, attempt=row.attempt or 1):
+                answer = self._step(row.id, Wish.RUN, self._steps.launch)
             if (row.id, Wish.RUN) not in self._pauses:
                 self._unsure.discard(row.id)
             if isinstance(answer, Wait):
@@ -243,6 +254,7 @@ class ClusterLoop:
             return None
         except Exception as error:
             db.session.rollback()
+            figures.CLUSTER_ERRORS.add(cluster=self.name)
             pause = min(60.0, 2.0 ** min(failures, 6))
             if isinstance(error, ClusterError):
                 pause = error.retry_after or pause
@@ -256,6 +268,8 @@ class ClusterLoop:
 
     def _record(self) -> None:
         health, capacity = self.cluster.health(), self.cluster.capacity()
+        if health.answered_at is not None and not self.cluster.enforces_max_runtime:
+            figures.ANSWERED.set(health.answered_at.timestamp(), cluster=self.name)
         same = self._recorded is not None and self._recorded[1] == capacity and self._recorded[0].error == health.error
         if same and time.monotonic() < self._recorded_at + RECORD_EVERY:
             return

@@ -59,6 +59,20 @@ def test_a_production_portal_has_what_it_needs() -> None:
         ({"LOG_LIMIT": "1"}, "LOG_LIMIT must be at least"),
         ({"LOG_LIMIT": "1GiB"}, "LOG_LIMIT must be a whole number"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL must be"),
+        ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be text or json"),
+        ({"METRICS_PORT": "65535"}, "METRICS_PORT must be 0 to 65534"),
+        ({"METRICS_PORT": "-1"}, "METRICS_PORT must be 0 to 65534"),
+        ({"METRICS_PORT": "8000"}, "METRICS_PORT and the port after it must not be PORT"),
+        ({"METRICS_PORT": "7999"}, "METRICS_PORT and the port after it must not be PORT"),
+        ({"METRICS_PORT": "9100", "METRICS_BIND": "0.0.0.0"}, "METRICS_TOKEN must be set"),
+        ({"METRICS_PORT": "9100", "METRICS_BIND": "::"}, "METRICS_TOKEN must be set"),
+        ({"METRICS_TOKEN": "short"}, "METRICS_TOKEN is too weak"),
+        ({"TRUSTED_PROXIES": "proxy.example.org"}, "TRUSTED_PROXIES must be addresses or networks"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "TRUSTED_PROXIES must be addresses or networks"),
+        ({**PRODUCTION, "BIND": "0.0.0.0"}, "TRUSTED_PROXIES must name the proxy"),
+        ({**PRODUCTION, "BIND": "::"}, "TRUSTED_PROXIES must name the proxy"),
+        ({**PRODUCTION, "BIND": "10.0.0.1"}, "TRUSTED_PROXIES must name the proxy"),
+        ({**PRODUCTION, "FLASK_DEBUG": "1"}, "FLASK_DEBUG must not be set"),
         ({"LOCAL_JOBS": "maybe"}, "LOCAL_JOBS must be 1 or 0"),
         ({"ALLOW_LOCAL_JOBS": "2"}, "ALLOW_LOCAL_JOBS must be 1 or 0"),
     ],
@@ -112,3 +126,122 @@ def test_a_refused_setting_ends_every_command_with_one_sentence(tmp_path: Path) 
         "simpletrain: SECRET_KEY must be set where BASE_URL is not loopback: 32 random bytes or more."
     )
     assert not (tmp_path / "var").exists()
+
+
+# what production refuses, and what it lets pass with advice
+
+REMOTE = "postgresql://portal:canary@db.example.org/portal"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        REMOTE,
+        f"{REMOTE}?sslmode=prefer",
+        f"{REMOTE}?sslmode=allow",
+        "postgresql://portal@10.0.0.5:5432/portal",
+        "postgresql://portal@/portal?host=127.0.0.1:5432&host=10.0.0.5:5432",
+        "postgresql://portal@/portal?host=127.0.0.1,db.example.org",
+    ],
+)
+def test_a_database_far_away_needs_a_word_about_tls(url: str) -> None:
+    with pytest.raises(ConfigError, match="DATABASE_URL must say how the way to") as refused:
+        Config.from_env({**PRODUCTION, "DATABASE_URL": url})
+    assert "canary" not in str(refused.value)
+    Config.from_env({"DATABASE_URL": url})  # a laptop may
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{REMOTE}?sslmode=require",
+        f"{REMOTE}?sslmode=verify-ca",
+        f"{REMOTE}?sslmode=verify-full&sslrootcert=/etc/ca.crt",
+        "postgresql://portal@/portal",
+        "postgresql://portal@127.0.0.1/portal",
+        "postgresql://portal@localhost:5433/portal",
+        "postgresql://portal@[::1]/portal",
+        "postgresql://portal@/portal?host=/run/postgresql",
+    ],
+)
+def test_a_database_that_is_near_or_reached_by_tls_is_taken(url: str) -> None:
+    config = Config.from_env({**PRODUCTION, "DATABASE_URL": url})
+    assert not [text for text in config.advice if "DATABASE_URL" in text]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "DATABASE_URL is empty"),
+        ({"DATABASE_URL": f"{REMOTE}?sslmode=disable"}, "DATABASE_URL says sslmode=disable"),
+        ({}, "SEAL_KEYS is empty"),
+        ({}, "TRUSTED_PROXIES is empty"),
+        ({"LOG_LEVEL": "DEBUG"}, "LOG_LEVEL is DEBUG"),
+    ],
+)
+def test_production_advises_on_what_it_lets_pass(more: dict[str, str], said: str) -> None:
+    assert [text for text in Config.from_env({**PRODUCTION, **more}).advice if text.startswith(said)]
+    assert Config.from_env(more).advice == []
+
+
+def test_production_advises_against_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    for user, said in ((0, True), (1000, False)):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        assert ("The portal runs as root. Give it a user of its own." in Config.from_env(PRODUCTION).advice) is said
+
+
+def test_a_well_kept_production_portal_hears_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    config = Config.from_env(
+        {
+            **PRODUCTION,
+            "BIND": "0.0.0.0",
+            "TRUSTED_PROXIES": "10.0.0.0/8",
+            "DATABASE_URL": f"{REMOTE}?sslmode=verify-full",
+            "SEAL_KEYS": "a key",
+            "METRICS_PORT": "9100",
+            "METRICS_BIND": "0.0.0.0",
+            "METRICS_TOKEN": "0123456789abcdef",
+        }
+    )
+    assert config.advice == []
+
+
+def start(command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", command],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640 | 0o020, 0o666])
+def test_a_key_that_others_can_read_starts_no_production_portal(tmp_path: Path, mode: int) -> None:
+    key = tmp_path / "keys" / "seal.keys"
+    key.parent.mkdir()
+    key.write_text("a key")
+    key.chmod(mode)
+    for command in ("migrate", "web", "worker", "serve"):
+        said = start(command, DATA_DIR=str(tmp_path), **PRODUCTION)
+        assert said.returncode != 0
+        assert said.stderr.strip() == f"simpletrain: {key} is open to others (mode {mode:o}). Run: chmod 600 {key}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys"]
+
+
+def test_a_key_of_the_group_is_let_pass(tmp_path: Path) -> None:
+    """So Kubernetes mounts a Secret."""
+    key = tmp_path / "keys" / "seal.keys"
+    key.parent.mkdir()
+    key.write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+    key.chmod(0o440)
+    assert start("migrate", DATA_DIR=str(tmp_path), **PRODUCTION).returncode == 0
+
+
+def test_flasks_debugger_starts_no_production_portal(tmp_path: Path) -> None:
+    said = start("web", DATA_DIR=str(tmp_path), FLASK_DEBUG="1", **PRODUCTION)
+    assert said.returncode != 0
+    assert "FLASK_DEBUG must not be set" in said.stderr
