@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import math
 import os
 import secrets
 import shlex
@@ -35,6 +36,7 @@ def install(app: Flask, config: Config) -> None:
     app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(
         ago=ago,
+        ahead=ahead,
         lasting=lasting,
         exactly=exactly,
         clock=clock,
@@ -100,6 +102,13 @@ def ago(moment: datetime | None, tail: str = " ago") -> Markup:
     # only the larger unit: a page that is a minute old should not pretend to know seconds
     text = "just now" if seconds < 5 else spoken(_rounded(seconds)) + tail
     return _time(moment, exactly(moment), text, tail)
+
+
+def ahead(moment: datetime) -> Markup:
+    """In how long; where the page stays open for so long, then how long ago."""
+    seconds = (moment - now()).total_seconds()
+    unit = next((unit for unit in (86400, 3600, 60) if seconds >= 10 * unit), 1)
+    return _time(moment, exactly(moment), f"in {spoken(math.ceil(seconds / unit) * unit)}", " ago")
 
 
 def lasting(moment: datetime) -> Markup:

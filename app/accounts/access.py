@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, current_app, g, redirect, request, session, url_for
 from flask_login import LoginManager
+from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import Unauthorized
 
 from app.accounts import service
 from app.accounts.models import User, UserSession
+from app.audit.service import Action
 from app.config import Config
-from app.database import now, transaction
+from app.database import CommitUnsure, db, now, transaction
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -61,24 +64,35 @@ def _who_asks(incoming: Request) -> User | None:
     found = current_session()
     if found is None:
         return None
+    user = found.user
     if found.seen_at < now() - service.SEEN_EVERY:
-        session_id = found.id
-        with transaction():
-            service.touch_session(session_id)
-    return found.user
+        _note_use(service.touch_session, found.id)
+    return user
+
+
+def _note_use(touch: Callable[[int], None], row_id: int) -> None:
+    """Whoever only reads can do so on a full disk too: that they came is not worth refusing them."""
+    with contextlib.suppress(OperationalError, CommitUnsure), transaction():
+        touch(row_id)
+
+
+def bearer(incoming: Request) -> str:
+    """The API token that a request brings along, whether it is good or not; empty without one."""
+    kind, _, token = incoming.headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _bearer(incoming: Request) -> User | None:
-    kind, _, token = incoming.headers.get("Authorization", "").partition(" ")
-    found = service.token_of(token.strip()) if kind.lower() == "bearer" else None
+    found = service.token_of(bearer(incoming))
     if found is None:
         return None
+    user = found.user
+    # it may be revoked while this request runs: what it allows was read once, and no missing row is looked for later
+    db.session.expunge(found)
     if found.used_at is None or found.used_at < now() - service.SEEN_EVERY:
-        token_id = found.id
-        with transaction():
-            service.touch_token(token_id)
+        _note_use(service.touch_token, found.id)
     g.api_token = found
-    return found.user
+    return user
 
 
 @login.unauthorized_handler  # type: ignore[untyped-decorator]
@@ -114,7 +128,7 @@ def sign_in(user: User, config: Config) -> None:
 def sign_out() -> None:
     """End the session on the server too: a copy of its cookie opens nothing. Call inside a transaction."""
     if (found := current_session()) is not None:
-        service.end_session(found.user_id, found.id)
+        service.end_session(found.user_id, found.id, Action.SIGNED_OUT)
     session.clear()
 
 
@@ -123,9 +137,12 @@ def current_session() -> UserSession | None:
     if "user_session" not in g:
         secret = session.get("sid")
         config: Config = current_app.config["PORTAL"]
-        g.user_session = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
-    found: UserSession | None = g.user_session
-    return found
+        found = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
+        if found is not None:
+            db.session.expunge(found)  # as with a token: it may end while this request runs
+        g.user_session = found
+    known: UserSession | None = g.user_session
+    return known
 
 
 def local_path(target: str | None) -> str | None:

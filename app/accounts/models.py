@@ -54,7 +54,10 @@ class UserSession(Base):
 
     user: Mapped[User] = relationship()
 
-    __table_args__ = (Index("ix_user_sessions_user_id", "user_id", "id"),)
+    __table_args__ = (
+        Index("ix_user_sessions_user_id", "user_id", "id"),
+        Index("ix_user_sessions_expires_at", "expires_at"),
+    )
 
 
 class SignInLink(Base):
@@ -66,7 +69,7 @@ class SignInLink(Base):
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    expires_at: Mapped[datetime] = mapped_column(Moment)
+    expires_at: Mapped[datetime] = mapped_column(Moment, index=True)
     used_at: Mapped[datetime | None] = mapped_column(Moment)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, abort, current_app, flash, g, make_response, redirect, render_template, request
@@ -8,7 +9,7 @@ from werkzeug.wrappers import Response as Answer
 
 from app.accounts import access, service
 from app.accounts.access import public
-from app.accounts.forms import NameForm, PasswordForm, SignInForm
+from app.accounts.forms import NameForm, PasswordForm, SignInForm, TokenForm
 from app.config import Config
 from app.database import transaction
 from app.orgs import service as orgs
@@ -106,18 +107,24 @@ def theme() -> Page:
 
 @bp.get("/account")
 def account() -> Page:
-    return _account(NameForm(obj=service.current_user()), PasswordForm())
+    return _account()
 
 
-def _account(name_form: NameForm, password_form: PasswordForm) -> str:
+def _account(
+    name_form: NameForm | None = None, password_form: PasswordForm | None = None, token_form: TokenForm | None = None
+) -> str:
+    """The page, with the form that was sent; the others are as if nobody had touched them."""
     user = service.current_user()
+    tokens = service.tokens(user.id)
     return render_template(
         "accounts/account.html",
-        name_form=name_form,
-        password_form=password_form,
+        name_form=name_form or NameForm(formdata=None, obj=user),
+        password_form=password_form or PasswordForm(formdata=None),
+        token_form=token_form or TokenForm(formdata=None, once=secrets.token_urlsafe(18)),
         sessions=service.sessions(user.id, _config().session_idle_hours),
         here=g.user_session,
-        tokens=service.tokens(user.id),
+        tokens=tokens,
+        expired={each.id for each in tokens if service.has_expired(each)},
         memberships=orgs.of_user(user.id),
     )
 
@@ -126,7 +133,7 @@ def _account(name_form: NameForm, password_form: PasswordForm) -> str:
 def rename() -> Page:
     form = NameForm()
     if not form.validate_on_submit():
-        return _account(form, PasswordForm()), 422
+        return _account(name_form=form), 422
     with transaction():
         service.rename(service.current_user(), form.name.data or "")
     flash("Your name is changed.")
@@ -137,10 +144,13 @@ def rename() -> Page:
 def set_password() -> Page:
     form = PasswordForm()
     if not form.validate_on_submit():
-        return _account(NameForm(formdata=None, obj=service.current_user()), form), 422
+        return _account(password_form=form), 422
     with transaction():
         service.set_password(service.current_user(), form.password.data or "", keep=g.user_session)
-    flash("Your password is set. Every other session of yours has ended.")
+        if form.revoke.data:
+            service.revoke_all_tokens(service.current_user().id)
+    ended = "Every other session and every API token of yours" if form.revoke.data else "Every other session of yours"
+    flash(f"Your password is set. {ended} has ended.")
     return redirect(url("accounts.account") + "#password", 303)
 
 
@@ -160,6 +170,45 @@ def end_other_sessions() -> Page:
         service.end_all_sessions(service.current_user().id, keep=g.user_session)
     flash("Every other session of yours has ended.")
     return redirect(url("accounts.account") + "#sessions", 303)
+
+
+@bp.get("/account/tokens")
+def tokens() -> Page:
+    return redirect(url("accounts.account") + "#tokens")
+
+
+@bp.post("/account/tokens")
+def make_token() -> Page:
+    """The answer itself shows the token, once: in a redirect it would have to go through a cookie or an address.
+
+    Loading the answer again sends the form again, with the same `once`: that makes no second token and shows none.
+    """
+    form = TokenForm()
+    if not form.validate_on_submit():
+        return _account(token_form=form), 422
+    user, days = service.current_user(), int(form.days.data) if form.days.data else None
+    try:
+        with transaction():
+            token = service.make_own_token(
+                user, form.name.data or "", form.scopes.data or (), days, form.once.data or ""
+            )
+    except service.AccountError as error:
+        form.name.errors = [str(error)]
+        return _account(token_form=form), 422
+    except service.ShownBefore:
+        flash("That token was shown once already. If you did not keep it, revoke it and make another one.")
+        return redirect(url("accounts.account") + "#tokens", 303)
+    memberships = orgs.of_user(user.id)
+    return render_template("accounts/token.html", token=token, form=form, memberships=memberships)
+
+
+@bp.get("/account/tokens/<int:token_id>/revoke")
+def confirm_revoke_token(token_id: int) -> Page:
+    """The question before it, for browsers without dialogs."""
+    token = service.token_of_user(service.current_user().id, token_id)
+    if token is None:
+        abort(404)
+    return render_template("accounts/revoke.html", token=token)
 
 
 @bp.post("/account/tokens/<int:token_id>/revoke")

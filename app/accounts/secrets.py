@@ -19,8 +19,9 @@ def random_secret() -> str:
     return secrets.token_urlsafe(32)  # 256 bits, 43 characters
 
 
-def public_id() -> str:
-    return secrets.token_hex(6)
+def public_id(once: str = "") -> str:
+    """Twelve hexadecimal digits: random, or always the same ones for the same text."""
+    return digest(once).hex()[:12] if once else secrets.token_hex(6)
 
 
 def digest(secret: str) -> bytes:

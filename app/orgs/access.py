@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Flask, abort, current_app, g, request
+from flask import Flask, Response, abort, current_app, g, request
 from werkzeug.local import LocalProxy
 
 from app.accounts.service import current_user
+from app.errors import page
 from app.orgs import service
 from app.orgs.models import Membership, Org, Role
 
@@ -48,16 +49,18 @@ def install(app: Flask) -> None:
             values["org"] = g.membership.org.slug
 
     @app.before_request
-    def _bind_org() -> None:
+    def _bind_org() -> Response | None:
         if g.org_slug is None or request.endpoint is None or request.blueprint == "api":
-            return
+            return None
         found = service.membership(current_user().id, g.org_slug)
         if found is None:
-            abort(404)
+            # a page that was open when its reader left the org loads anew, which ends its poll
+            return page(404, headers={"HX-Refresh": "true"} if request.headers.get("HX-Request") else None)
         g.membership = found
         view = current_app.view_functions[request.endpoint]
         if not found.role.includes(required_role(view, {request.method})):
             abort(403)
+        return None
 
 
 def role() -> Role:

@@ -15,7 +15,7 @@ orgs = AppGroup("orgs", help="Orgs.")
 @click.option("--name", default="", help="What people read; the slug if left out.")
 def create(slug: str, name: str) -> None:
     """Make an org."""
-    installation.prepare()
+    installation.ready()
     try:
         with transaction():
             service.create(slug, name)

@@ -3,7 +3,11 @@ from __future__ import annotations
 import re
 
 from sqlalchemy import select
+from sqlalchemy.orm import contains_eager
 
+from app.accounts.service import User
+from app.audit import service as audit
+from app.audit.service import Action
 from app.database import db
 from app.orgs.models import Membership, Org, Role
 
@@ -17,6 +21,7 @@ __all__ = [
     "create",
     "first",
     "join",
+    "leave",
     "membership",
     "of_user",
 ]
@@ -25,7 +30,7 @@ _SLUG = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", re.ASCII)
 
 
 class OrgError(Exception):
-    """The org cannot be made so. The message is a sentence."""
+    """What was asked of an org cannot be done. The message is a sentence."""
 
 
 class UnknownOrg(Exception):
@@ -46,6 +51,7 @@ def create(slug: str, name: str = "") -> Org:
     org = Org(slug=slug, name=name.strip() or slug)
     db.session.add(org)
     db.session.flush()
+    audit.record(Action.ORG_CREATED, slug, org_id=org.id)
     return org
 
 
@@ -68,16 +74,44 @@ def join(org: Org, user_id: int, role: Role) -> Membership:
     if member is None:
         member = Membership(org_id=org.id, user_id=user_id, role=role)
         db.session.add(member)
+        audit.record(Action.MEMBER_JOINED, f"user {user_id}", role.value, org_id=org.id)
     elif not member.role.includes(role):
+        audit.record(Action.MEMBER_ROLE, f"user {user_id}", f"{member.role.value} to {role.value}", org_id=org.id)
         member.role = role
     return member
+
+
+def leave(org: Org, user: User) -> None:
+    """Take somebody out of an org; their jobs stay and go on. Call inside a transaction. Raises OrgError."""
+    # all owners are locked, so that two who leave at once cannot both count on the other
+    owners = db.session.scalars(
+        select(Membership).where(Membership.org_id == org.id, Membership.role == Role.OWNER).with_for_update()
+    ).all()
+    member = db.session.get(Membership, (org.id, user.id))
+    if member is None:
+        raise OrgError(f"{user.email} is not in {org.slug}.")
+    if member.role is Role.OWNER:
+        others = select(User.id).where(
+            User.id.in_([each.user_id for each in owners if each is not member]), User.disabled_at.is_(None)
+        )
+        if db.session.scalar(others.limit(1)) is None:
+            raise OrgError(
+                f"{user.email} is the last owner of {org.slug}. Make somebody else an owner first: "
+                f"users create EMAIL --org {org.slug} --owner."
+            )
+    db.session.delete(member)
+    audit.record(Action.MEMBER_LEFT, user.email, org_id=org.id)
 
 
 def of_user(user_id: int) -> list[Membership]:
     """Where somebody is a member, by the org's slug."""
     return list(
         db.session.scalars(
-            select(Membership).join(Membership.org).where(Membership.user_id == user_id).order_by(Org.slug)
+            select(Membership)
+            .join(Membership.org)
+            .options(contains_eager(Membership.org))
+            .where(Membership.user_id == user_id)
+            .order_by(Org.slug)
         )
     )
 
@@ -85,9 +119,10 @@ def of_user(user_id: int) -> list[Membership]:
 def membership(user_id: int, slug: str) -> Membership | None:
     """None for an org that does not exist and for one of others alike: nobody learns which."""
     if not _SLUG.fullmatch(slug):
-        return None
-    if not _SLUG.fullmatch(slug):
         return None  # not everything that a request can hold can be asked of a database
     return db.session.scalar(
-        select(Membership).join(Membership.org).where(Membership.user_id == user_id, Org.slug == slug)
+        select(Membership)
+        .join(Membership.org)
+        .options(contains_eager(Membership.org))
+        .where(Membership.user_id == user_id, Org.slug == slug)
     )

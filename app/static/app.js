@@ -50,6 +50,13 @@ addEventListener("pageshow", () => {
   for (const busy of document.querySelectorAll("[aria-busy]")) busy.removeAttribute("aria-busy");
 });
 
+// a secret that is shown once does not come back with the back button
+
+addEventListener("pagehide", () => {
+  for (const each of document.querySelectorAll("[data-shown-once]"))
+    each.textContent = "It was shown once. If you did not keep it, revoke it and make another one.";
+});
+
 // menus close on a click elsewhere and on Escape
 
 document.addEventListener("click", (event) => {

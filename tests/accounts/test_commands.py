@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -13,6 +14,7 @@ from app.accounts.models import ApiToken, SignInLink, User
 from app.config import REPOSITORY
 from app.database import db
 from app.orgs.models import Membership, Org
+from tests.accounts.clock import Clock
 from tests.conftest import KEY, Portal
 
 
@@ -99,7 +101,10 @@ def test_what_cannot_be_made_is_refused_with_a_sentence(portal: Portal, argument
     assert (count(portal, User), count(portal, SignInLink)) == (people, links)
 
 
-@pytest.mark.parametrize("command", [("users", "link"), ("users", "disable"), ("tokens", "create")])
+@pytest.mark.parametrize(
+    "command",
+    [("users", "link"), ("users", "disable"), ("users", "enable"), ("tokens", "create"), ("tokens", "list")],
+)
 def test_a_command_for_nobody_says_so(portal: Portal, command: tuple[str, str]) -> None:
     for email in ("zoe@example.org", "\udcff"):
         said = portal.command(*command, email)
@@ -139,6 +144,74 @@ def test_a_token_with_a_name_that_is_too_long_is_refused(portal: Portal) -> None
     assert said.exit_code == 1
     assert "100 characters" in said.stderr
     assert count(portal, ApiToken) == 0
+
+
+def ask(portal: Portal, token: str) -> dict[str, Any] | None:
+    answer = portal.app.test_client().get("/api/me", headers={"Authorization": f"Bearer {token}"})
+    return answer.get_json() if answer.status_code == 200 else None
+
+
+def test_a_token_is_made_for_what_the_operator_says(portal: Portal, clock: Clock) -> None:
+    both = portal.command("tokens", "create", "bob@example.org").stdout.strip()
+    each = portal.command("tokens", "create", "bob@example.org", "--scope", "write", "--scope", "read").stdout.strip()
+    said = portal.command("tokens", "create", "bob@example.org", "--scope", "read", "--days", "7", "--name", "nightly")
+    (reads,) = said.stdout.splitlines()
+    assert [ask(portal, token)["scopes"] for token in (both, each, reads)] == [  # type: ignore[index]
+        ["read", "write"],
+        ["read", "write"],
+        ["read"],
+    ]
+    clock.forward(days=8)
+    assert ask(portal, both) is not None
+    assert ask(portal, reads) is None
+
+
+@pytest.mark.parametrize(
+    "options", [("--scope", "admin"), ("--days", "0"), ("--days", "-1"), ("--days", "x"), ("--name", "a\nb")]
+)
+def test_a_token_that_cannot_be_is_not_made_by_the_operator(portal: Portal, options: tuple[str, str]) -> None:
+    said = portal.command("tokens", "create", "bob@example.org", *options)
+    assert said.exit_code in (1, 2)
+    assert said.stdout == ""
+    assert count(portal, ApiToken) == 0
+
+
+def test_the_operator_lists_tokens_and_revokes_one(portal: Portal, clock: Clock) -> None:
+    nightly = portal.command("tokens", "create", "bob@example.org", "--name", "nightly", "--days", "7").stdout.strip()
+    other = portal.command("tokens", "create", "bob@example.org", "--scope", "read").stdout.strip()
+    portal.token("alice")
+    ask(portal, other)
+    said = portal.command("tokens", "list", "bob@example.org").stdout
+    first, second = [line.split("\t") for line in said.splitlines()]
+    assert nightly not in said
+    assert other not in said
+    assert first[:3] == ["_".join(other.split("_")[:2]), "made by the operator", "read"]
+    assert first[4].startswith("used 20")
+    assert first[5] == "never expires"
+    assert second[:3] == ["_".join(nightly.split("_")[:2]), "nightly", "read write"]
+    assert second[4] == "never used"
+    assert second[5].startswith("expires 20")
+    clock.forward(days=8)
+    assert "\texpired 20" in portal.command("tokens", "list", "bob@example.org").stdout
+    revoked = portal.command("tokens", "revoke", first[0])
+    assert revoked.exit_code == 0
+    assert revoked.stdout == f"The token {first[0]} of bob@example.org is revoked.\n"
+    assert ask(portal, other) is None
+    # without the prefix, or as it was found somewhere
+    assert portal.command("tokens", "revoke", nightly).exit_code == 0
+    assert portal.command("tokens", "list", "bob@example.org").stdout == ""
+    alices = portal.command("tokens", "list", "alice@example.org").stdout.split("\t")[0]
+    assert portal.command("tokens", "revoke", alices.removeprefix("st_")).exit_code == 0
+    assert count(portal, ApiToken) == 0
+
+
+@pytest.mark.parametrize("written", ["", "st_", "st_000000000000", "zz", "\udcff", "st_00000000000'", "x" * 5000])
+def test_a_token_that_is_not_there_is_not_revoked(portal: Portal, written: str) -> None:
+    portal.token("bob")
+    said = portal.command("tokens", "revoke", "--", written)
+    assert said.exit_code == 1
+    assert "There is no such token." in said.stderr
+    assert count(portal, ApiToken) == 1
 
 
 def test_a_token_from_a_shell_is_a_token_even_on_a_portal_that_is_new(tmp_path: object) -> None:

@@ -54,6 +54,7 @@ def addresses(site: Site, states: dict[str, str]) -> dict[str, str]:
         "page that is not there": site.address("nowhere"),
         "wrong method": site.address("new-job/draft"),
         "account": f"{site.url}/account",
+        "API": site.address("api"),
         "used link": f"{site.url}/sign-in/used",
     }
 
@@ -92,6 +93,26 @@ def test_every_page_is_accessible(
     page.keyboard.press("Escape")
     page.get_by_role("link", name="Stop").click()
     found += check(page, "open dialog", "dialog")
+    page.goto(f"{site.url}/account")
+    page.get_by_role("checkbox", name="read: see jobs").uncheck()
+    page.get_by_role("checkbox", name="write: launch").uncheck()
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.get_by_text("Tick at least one")).to_be_visible()
+    found += check(page, "account with errors")
+    page.get_by_label("What it is for").fill("x" * 100)
+    page.get_by_role("checkbox", name="read: see jobs").check()
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.get_by_role("heading", name="Your new token")).to_be_visible()
+    found += check(page, "new token")
+    page.get_by_role("link", name="I have copied it").click()
+    revoke = page.get_by_role("row", name="x" * 100).get_by_role("link", name="Revoke")
+    question = revoke.get_attribute("href")
+    revoke.click()
+    found += check(page, "open dialog of a token", "dialog[open]")
+    page.goto(f"{site.url}{question}")
+    found += check(page, "question before a token is revoked")
+    page.get_by_role("button", name="Revoke the token").click()
+    expect(page.get_by_text("The token is revoked.")).to_be_visible()
     stranger = open_browser(None, color_scheme=theme, viewport={"width": width, "height": height}).page()
     stranger.goto(f"{site.url}/sign-in")
     found += check(stranger, "sign-in")
