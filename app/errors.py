@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
 from flask import Flask, Response, current_app, g, render_template, request
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from app.database import db
+from app.database import CommitUnsure, db
 
 PROBLEMS = "https://simpletrain.io/problems/"
 
@@ -62,7 +64,9 @@ def install(app: Flask) -> None:
     app.register_error_handler(Problem, lambda problem: problem.response())
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(CSRFError, _csrf)
-    app.register_error_handler(OperationalError, _database)
+    for kind in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(kind, _database)
+    app.register_error_handler(CommitUnsure, _unsure)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -70,7 +74,7 @@ def page(status: int, title: str = "", text: str = "", headers: dict[str, str] |
     """An error as the caller can read it: a page in the browser, problem+json in the API."""
     known, remedy = SENTENCES.get(status, SENTENCES[500 if status >= 500 else 400])
     title, text = title or known, text or remedy
-    if request.path.startswith("/api/"):
+    if is_api(request.path):
         return api_problem(status, headers).response()
     if status >= 500:
         g.portal_failed = True  # then nothing may be asked of the database again
@@ -79,22 +83,44 @@ def page(status: int, title: str = "", text: str = "", headers: dict[str, str] |
     return Response(body, status, headers, content_type="text/html; charset=utf-8")
 
 
+# what the API calls its errors, by status; each first one has the words below
+KINDS = {
+    400: ("bad-request", "bad-json"),
+    401: ("unauthorized",),
+    403: ("forbidden", "scope"),
+    404: ("not-found",),
+    405: ("method-not-allowed",),
+    409: ("key-reused",),
+    413: ("too-large",),
+    415: ("unsupported-media-type",),
+    422: ("invalid",),
+    429: ("too-many-requests",),
+    500: ("internal",),
+    503: ("unavailable", "unsure"),
+}
+_TITLES = {
+    400: "The request cannot be understood",
+    401: "A valid bearer token is required",
+    403: "The role of the token's person does not allow this",
+    404: "There is nothing here",
+    405: "This address does not take that method",
+    413: "The request body is too large",
+    415: "The body must be application/json",
+    429: "Too many requests",
+    500: "Something went wrong in the portal",
+    503: "The portal cannot reach its database",
+}
+
+
 def api_problem(status: int, headers: dict[str, str] | None = None) -> Problem:
-    kinds = {
-        400: ("bad-request", "The request cannot be understood", ""),
-        401: ("unauthorized", "A valid bearer token is required", ""),
-        403: ("forbidden", "The role of the token's person does not allow this", ""),
-        404: ("not-found", "There is nothing here", ""),
-        405: ("method-not-allowed", "This address does not take that method", ""),
-        413: ("too-large", "The request body is too large", ""),
-        415: ("unsupported-media-type", "The body must be application/json", ""),
-        429: ("too-many-requests", "Too many requests", ""),
-        503: ("unavailable", "The portal cannot reach its database", "Nothing was changed."),
-    }
-    kind, title, detail = kinds.get(status, ("internal", "Something went wrong in the portal", ""))
+    known = status if status in _TITLES else 500 if status >= 500 else 400
     if status == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="simpletrain"', **(headers or {})}
-    return Problem(status, kind, title, detail, headers)
+    return Problem(status, KINDS[known][0], _TITLES[known], "Nothing was changed." if status == 503 else "", headers)
+
+
+def is_api(path: str) -> bool:
+    return path == "/api" or path.startswith("/api/")
 
 
 def _http(error: HTTPException) -> Response | HTTPException:
@@ -115,16 +141,44 @@ def _csrf(_error: CSRFError) -> Response:
     )
 
 
-def _database(error: OperationalError) -> Response:
+def _database(error: Exception) -> Response:
     db.session.rollback()
     _log(error)
+    if _disk_is_full(error):
+        return _full()
     return page(503, headers={"Retry-After": "5"})
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """SQLite says it in words, PostgreSQL in a code, the kernel in a number."""
+    raw = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(raw, OSError):
+        return raw.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(raw) or getattr(raw, "sqlstate", None) == "53100"
+
+
+def _full() -> Response:
+    title, headers = "The portal's disk is full", {"Retry-After": "60"}
+    text = "Nothing was changed. It goes on by itself once the operator has made room; what is there can be read."
+    if is_api(request.path):
+        return Problem(503, KINDS[503][0], title, text, headers).response()
+    return page(503, title, text, headers)
+
+
+def _unsure(error: CommitUnsure) -> Response:
+    db.session.rollback()
+    _log(error)
+    title, headers = "The portal lost its database while it saved", {"Retry-After": "5"}
+    if is_api(request.path):
+        text = "Whether it was saved is not known. With the same Idempotency-Key it can be sent again safely."
+        return Problem(503, "unsure", title, text, headers).response()
+    return page(503, title, "Whether it was saved is not known. Look before you send it again.", headers)
 
 
 def _unexpected(error: Exception) -> Response:
     db.session.rollback()
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return _database(error)  # type: ignore[arg-type]  # the same to the person who waits
+    if _disk_is_full(error) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return _database(error)  # the same to the person who waits
     _log(error)
     return page(500)
 

@@ -34,6 +34,7 @@ PAGES = {
     "GET /healthz":                                 (200, 200, 200, 200, 200),
     "GET /readyz":                                  (200, 200, 200, 200, 200),
     "GET /static/<path:filename>":                  (200, 200, 200, 200, 200),
+    "GET /api/openapi.json":                        (200, 200, 200, 200, 200),
     "GET /sign-in":                                 (200, 303, 303, 303, 303),
     "POST /sign-in":                                (422, 422, 422, 422, 422),
     "GET /sign-in/<secret>":                        (303, 303, 303, 303, 303),
@@ -46,9 +47,13 @@ PAGES = {
     "POST /account/password":                       (401, 303, 303, 303, 303),
     "POST /account/sessions/<int:session_id>/end":  (401, 404, 404, 303, 404),
     "POST /account/sessions/end-others":            (401, 303, 303, 303, 303),
+    "GET /account/tokens":                          (302, 302, 302, 302, 302),
+    "POST /account/tokens":                         (401, 200, 200, 200, 200),
+    "GET /account/tokens/<int:token_id>/revoke":    (302, 404, 404, 200, 404),
     "POST /account/tokens/<int:token_id>/revoke":   (401, 404, 404, 303, 404),
     # an org's
     "GET /orgs/<org>/":                             (302, 302, 302, 302, 404),
+    "GET /orgs/<org>/api":                          (302, 200, 200, 200, 404),
     "GET /orgs/<org>/jobs":                         (302, 200, 200, 200, 404),
     "GET /orgs/<org>/jobs-list":                    (302, 200, 200, 200, 404),
     "GET /orgs/<org>/new-job":                      (302, 403, 200, 200, 404),
@@ -81,6 +86,7 @@ WHOLE_PORTAL = {"GET /api/me"}  # takes no org
 FIELDS = {
     "POST /account/name": {"name": "Somebody"},
     "POST /account/password": {"password": "correct horse battery", "again": "correct horse battery"},
+    "POST /account/tokens": {"name": "nightly", "scopes": "read", "days": "30"},
     "POST /orgs/<org>/new-job": {"preset": "plain", "command": "true"},
     "POST /orgs/<org>/new-job/draft": {"preset": "plain"},
     "POST /orgs/<org>/new-job/draft-fragment": {"preset": "plain"},
@@ -222,7 +228,9 @@ def test_the_api_answers_each_token_as_the_table_says(things: Things, route: str
         if answer.status_code >= 400:
             assert answer.mimetype == "application/problem+json"
             after = contents(things.portal)
-            for table in before.keys() - {"api_tokens"}:  # that a token was made and used is no harm
+            made = [row for row in after["audit_events"] if row not in before["audit_events"]]
+            assert {row[5] for row in made} <= {"token.created"}, f"{person} changed something"
+            for table in before.keys() - {"api_tokens", "audit_events"}:  # that a token was made and used is no harm
                 assert after[table] == before[table], f"{person} changed {table}"
     assert tuple(answers) == API[route]
 
@@ -320,6 +328,7 @@ def test_another_orgs_job_cannot_be_copied_into_the_form(things: Things) -> None
     ("route", "kind"),
     [
         ("POST /account/sessions/<int:session_id>/end", "session_id"),
+        ("GET /account/tokens/<int:token_id>/revoke", "token_id"),
         ("POST /account/tokens/<int:token_id>/revoke", "token_id"),
     ],
 )
@@ -329,7 +338,7 @@ def test_somebody_elses_session_or_token_looks_like_one_that_never_was(things: T
     first = things.page(route, "alice", things.path(route, **theirs))
     second = things.page(route, "alice", things.path(route, **{kind: "99999999"}))
     assert first.status_code == second.status_code == 404
-    assert plain(first) == plain(second)
+    assert plain(first, f"/{theirs[kind]}/") == plain(second, "/99999999/")
     with things.portal.app.app_context():
         model = UserSession if kind == "session_id" else ApiToken
         assert db.session.get(model, int(theirs[kind])) is not None

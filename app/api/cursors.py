@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import current_app
-from itsdangerous import BadSignature, URLSafeSerializer
+from itsdangerous import BadData, URLSafeSerializer
 
 from app.api.request import invalid
 
@@ -21,7 +21,7 @@ def read(purpose: str, name: str, cursor: str, length: int) -> list[int]:
     """Raises Problem for a cursor that was not made here for this purpose."""
     try:
         position = _serializer(purpose).loads(cursor)
-    except BadSignature:
+    except BadData:
         position = None
     if not isinstance(position, list) or len(position) != length:
         raise invalid({name: "This cursor was not made for this call."})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import delete, func, select
 
@@ -16,6 +16,7 @@ __all__ = ["LogGap", "LogStream"]
 CHUNK = 256 << 10  # bytes of one row at most
 MERGE = 32 << 10  # a last chunk this small takes in what follows, so that a slow job does not make a row a line
 REPLY = 1 << 20  # bytes of one reply of the API at most
+REPLY_GAPS = 50  # of one reply at most: programs refuse long headers
 UNKNOWN = 1  # positions that a gap of unknown size takes up
 
 
@@ -136,6 +137,49 @@ def _trim(to: LogStream, limit: int) -> None:
             LogGap.first_byte < end,
         )
     )
+
+
+# letting go: what retention asks for
+
+
+def stored(attempt_id: int) -> int:
+    """Bytes that what an attempt printed takes up here, compressed."""
+    query = select(func.coalesce(func.sum(func.length(LogChunk.data)), 0))
+    return int(db.session.scalar(query.where(LogChunk.attempt_id == attempt_id)) or 0)
+
+
+def remove(attempt_id: int, why: str, chunks: int) -> int:
+    """Remove so many chunks of an attempt's output at most, and mark with `why` what is missing from then on.
+
+    How many there were: fewer than asked for means that none is left. Call inside a transaction, for an attempt that
+    prints nothing any more.
+    """
+    removed = 0
+    for of in streams(attempt_id):
+        if removed >= chunks:
+            break
+        removed += _remove_first(of, why, chunks - removed)
+    return removed
+
+
+def _remove_first(of: LogStream, why: str, chunks: int) -> int:
+    of_stream = (LogChunk.attempt_id == of.attempt_id, LogChunk.rank == of.rank)
+    ends = db.session.execute(
+        select(LogChunk.first_byte, LogChunk.size).where(*of_stream).order_by(LogChunk.first_byte).limit(chunks)
+    ).all()
+    if not ends:
+        return 0  # nothing was printed, or all of it is gone
+    end = ends[-1].first_byte + ends[-1].size
+    if len(ends) < chunks:
+        end = of.size  # the last ones: what was missing behind them is part of the gap
+    db.session.execute(delete(LogChunk).where(*of_stream, LogChunk.first_byte < end))
+    db.session.execute(
+        delete(LogGap).where(LogGap.attempt_id == of.attempt_id, LogGap.rank == of.rank, LogGap.first_byte < end)
+    )
+    db.session.add(LogGap(attempt_id=of.attempt_id, rank=of.rank, first_byte=0, size=end, why=why))
+    of.line_start = max(of.line_start, end)
+    db.session.flush()
+    return len(ends)
 
 
 # reading
@@ -299,14 +343,18 @@ class Reply:
 
 
 def read(attempt_id: int, rank: int, since: int, limit: int = REPLY) -> Reply:
-    """The bytes from a position on, at most `limit`."""
+    """The bytes from a position on, at most `limit`, and exactly what is missing between them."""
     found = find_stream(attempt_id, rank)
     if found is None or since >= found.size:
         return Reply(b"", since, True, [])
+    until = min(found.size, _gap_too_many(attempt_id, rank, since) or found.size)
     parts: list[bytes] = []
+    holes: list[tuple[int, int]] = []
     room = limit
     end = since
-    for piece in pieces(attempt_id, rank, since, found.size):
+    for piece in pieces(attempt_id, rank, since, until):
+        if piece.first_byte > end:
+            holes.append((end, piece.first_byte))
         part = piece.data[:room]
         parts.append(part)
         end = piece.first_byte + len(part)
@@ -314,5 +362,25 @@ def read(attempt_id: int, rank: int, since: int, limit: int = REPLY) -> Reply:
         if not room:
             break
     else:
-        end = max(end, found.size)
-    return Reply(b"".join(parts), end, end >= found.size, gaps(attempt_id, rank, since, end))
+        if until > end:
+            holes.append((end, until))
+            end = until
+    # A log that grows is trimmed while it is read, so bytes that stand in this reply may be called missing by now:
+    # what counts is where nothing was found.
+    missing = [
+        replace(gap, size=min(gap.end, behind) - gap.first_byte) if gap.size is not None else gap
+        for first, behind in holes
+        for gap in gaps(attempt_id, rank, first, behind)
+    ]
+    return Reply(b"".join(parts), end, end >= found.size, missing)
+
+
+def _gap_too_many(attempt_id: int, rank: int, since: int) -> int | None:
+    """Where the first gap begins that a reply would have no room for."""
+    return db.session.scalar(
+        select(LogGap.first_byte)
+        .where(LogGap.attempt_id == attempt_id, LogGap.rank == rank, LogGap.first_byte > since)
+        .order_by(LogGap.first_byte)
+        .offset(REPLY_GAPS)
+        .limit(1)
+    )

@@ -223,7 +223,8 @@ def _from_byte(
         builder.since = max(builder.since, end)
     at_end = not more_below and until is None
     open_line = _open_line(stream, builder.style) if at_end else None
-    in_open_line = service.gaps(*key, stream.line_start, stream.size) if at_end else []
+    ends_inside = at_end and stream.size > stream.line_start
+    in_open_line = service.gaps(*key, stream.line_start, stream.size) if ends_inside else []
     open_gaps = [Gap(stream.lines + 1, gap.size, gap.why) for gap in in_open_line]
     numbers = [item.number for item in builder.items if isinstance(item, Line)]
     return View(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from werkzeug.test import TestResponse
 
+from app.accounts import service as accounts
+from app.database import db, transaction
+from app.orgs import service as orgs
 from tests.conftest import Api, Portal
 from tests.jobs.conftest import World
 
@@ -43,3 +47,15 @@ def wrong(answer: TestResponse) -> dict[str, str]:
 def in_two_orgs(portal: Portal) -> None:
     """Bob is a member of rivals too."""
     portal.command("users", "create", "bob@example.org", "--org", "rivals")
+
+
+def leave(portal: Portal, person: str, org: str) -> None:
+    """Somebody is no member any more."""
+    with portal.app.app_context(), transaction():
+        user = accounts.by_email(f"{person}@example.org")
+        assert user is not None
+        db.session.execute(
+            delete(orgs.Membership).where(
+                orgs.Membership.user_id == user.id, orgs.Membership.org_id == orgs.by_slug(org).id
+            )
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.api.conftest import problem
+from tests.api.conftest import leave, problem
 from tests.conftest import Api, Portal
 
 CALLS = [
@@ -39,7 +39,21 @@ def test_a_token_opens_no_page(bob: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/", "/api/nothing", "/api/jobs/a/b/c", "/api/me/", "/api/%00", "/api/jobs/x/logs/"]
+    "path",
+    [
+        "/api",
+        "/api/",
+        "/api/nothing",
+        "/api/jobs/a/b/c",
+        "/api/me/",
+        "/api//me",
+        "/api/%00",
+        "/api/%FF",
+        "/api/jobs/",
+        "/api/jobs//logs",
+        "/api/jobs/x/logs/",
+        "/api/../api/nothing",
+    ],
 )
 def test_unknown_addresses_are_problems_too(bob: Api, path: str) -> None:
     problem(bob.get(path), 404, "not-found")
@@ -51,6 +65,8 @@ def test_unknown_addresses_are_problems_too(bob: Api, path: str) -> None:
         ("PUT", "/api/jobs", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("POST", "/api/jobs/x", {"GET", "HEAD", "OPTIONS", "DELETE"}),
         ("DELETE", "/api/me", {"GET", "HEAD", "OPTIONS"}),
+        ("TRACE", "/api/jobs", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("BREW", "/api/openapi.json", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
 def test_a_method_that_is_not_taken_says_which_are(bob: Api, method: str, path: str, allowed: set[str]) -> None:
@@ -91,3 +107,31 @@ def test_an_error_of_the_portal_itself_is_a_problem_without_its_insides(
     problem(answer, 500, "internal")
     assert "secret" not in answer.text
     assert answer.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("path", ["/api/me", "/api/openapi.json", "/api/nothing", "/api"])
+def test_another_host_is_a_problem_too(bob: Api, path: str) -> None:
+    problem(bob.get(path, headers={"Host": "evil.example"}), 400, "bad-request")
+
+
+def test_the_head_of_a_call_is_its_answer_without_the_body(portal: Portal, bob: Api) -> None:
+    portal.launch("job")
+    for path in ("/api/me", "/api/jobs/job", "/api/jobs/job/logs", "/api/jobs/nothing", "/api/jobs?limit=0"):
+        whole, head = bob.get(path), bob.request("HEAD", path)
+        assert (head.status_code, head.data) == (whole.status_code, b"")
+        assert head.content_type == whole.content_type
+
+
+def test_options_tell_the_methods(bob: Api) -> None:
+    answer = bob.request("OPTIONS", "/api/jobs")
+    assert answer.status_code == 200
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+    assert not [name for name in dict(answer.headers) if name.startswith("Access-Control")]
+
+
+def test_somebody_without_an_org_is_told_so(portal: Portal, bob: Api) -> None:
+    portal.launch("job")
+    leave(portal, "bob", "lab")
+    assert problem(bob.get("/api/jobs"), 404, "not-found")["detail"] == "You are in no org."
+    assert bob.get("/api/me").json["orgs"] == []  # type: ignore[index]
+    assert bob.get("/api/jobs/job").data == bob.get("/api/jobs/never").data

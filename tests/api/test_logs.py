@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from werkzeug.test import TestResponse
 
-from app.database import db, transaction
+from app.database import db, now, transaction
 from app.jobs.models import JobAttempt
 from app.jobs.states import State
-from app.logs.service import REPLY
-from tests.api.conftest import wrong
+from app.logs import service as logs
+from app.logs.service import REPLY, LogStream
+from tests.api.conftest import in_two_orgs, leave, problem, wrong
 from tests.conftest import Api, Portal
 from tests.jobs.conftest import World
 
@@ -172,3 +175,128 @@ def test_a_cursor_of_another_rank_or_job_is_refused(portal: Portal, bob: Api, wo
 def test_a_viewer_reads_logs(portal: Portal, world: World, attempt: int) -> None:
     world.print(attempt, b"for all members")
     assert portal.api("vera").get(LOG).data == b"for all members"
+
+
+# following
+
+
+def test_a_reply_says_when_to_ask_again(portal: Portal, bob: Api, world: World, attempt: int) -> None:
+    world.print(attempt, b"x" * (REPLY + 1))
+    first = bob.get(LOG)
+    assert first.headers["Log-Poll"] == "0"  # there is more
+    second = bob.get(f"{LOG}?{since(first)}")
+    assert (len(second.data), second.headers["Log-Poll"]) == (1, "1")
+    with portal.app.app_context(), transaction():
+        db.session.query(LogStream).update({"last_at": now() - timedelta(minutes=5)})
+    assert bob.get(f"{LOG}?{since(second)}").headers["Log-Poll"] == "5"  # nothing moves
+    world.print(attempt, b"", complete=True)
+    last = bob.get(f"{LOG}?{since(second)}")
+    assert "Log-Poll" not in last.headers
+    assert last.headers["Log-Complete"] == "true"
+
+
+def test_a_tail_ends_when_its_person_is_disabled(portal: Portal, bob: Api, world: World, attempt: int) -> None:
+    world.print(attempt, b"one\n")
+    place = since(bob.get(LOG))
+    world.print(attempt, b"secret\n")
+    assert portal.command("users", "disable", "bob@example.org").exit_code == 0
+    answer = bob.get(f"{LOG}?{place}")
+    problem(answer, 401, "unauthorized")
+    assert b"secret" not in answer.data
+
+
+def test_a_tail_ends_when_its_person_leaves_the_org(portal: Portal, bob: Api, world: World, attempt: int) -> None:
+    in_two_orgs(portal)
+    world.print(attempt, b"one\n")
+    place = since(bob.get(f"{LOG}?org=lab"))
+    world.print(attempt, b"secret\n")
+    leave(portal, "bob", "lab")
+    for query in (f"org=lab&{place}", place):
+        answer = bob.get(f"{LOG}?{query}")
+        problem(answer, 404, "not-found")
+        assert b"secret" not in answer.data
+
+
+# what was too long to be kept
+
+
+def printed_beyond(portal: Portal, attempt: int, data: bytes, limit: int) -> None:
+    with portal.app.app_context(), transaction():
+        logs.append(logs.stream(attempt, 0), data, "c", 0, "", False, limit)
+
+
+def read_all(bob: Api, place: str = "") -> tuple[bytes, list[tuple[int, int]], str]:
+    """What a follower puts together: the bytes at their places, and what is missing."""
+    whole, missing, position = b"", [], 0
+    while True:
+        answer = bob.get(f"{LOG}?{place}")
+        assert answer.status_code == 200
+        gone = [tuple(int(n) for n in gap.split("+")) for gap in answer.headers.get("Log-Gap", "").split(", ") if gap]
+        missing += [(first, size) for first, size in gone]
+        position += len(answer.data) + sum(size for _, size in gone)
+        whole += answer.data
+        place = since(answer)
+        if answer.headers.get("Log-Poll") != "0":
+            return whole, missing, place
+
+
+def test_a_log_beyond_the_limit_is_its_head_and_its_tail(portal: Portal, bob: Api, attempt: int) -> None:
+    printed = b"".join(b"%07d\n" % n for n in range(1 << 20))  # 8 MiB
+    printed_beyond(portal, attempt, printed, 2 << 20)
+    whole, missing, _ = read_all(bob)
+    ((first, size),) = missing
+    assert whole == printed[:first] + printed[first + size :]
+    assert first >= 1 << 20
+    assert len(printed) - first - size >= 1 << 20
+
+
+def test_a_follower_that_the_gap_overtakes_is_told_what_it_missed(portal: Portal, bob: Api, attempt: int) -> None:
+    printed = b"".join(b"%07d\n" % n for n in range(1 << 20))
+    step = 1 << 20
+    printed_beyond(portal, attempt, printed[: 3 * step], 2 * step)
+    begun = bob.get(LOG)
+    got, place = begun.data, since(begun)  # it stops in the head
+    for at in range(3, 8):
+        printed_beyond(portal, attempt, printed[at * step : (at + 1) * step], 2 * step)
+    rest, missing, place = read_all(bob, place)
+    ((first, size),) = missing
+    assert got + rest == printed[:first] + printed[first + size :]
+    # and one that had reached the tail, which is gone by now
+    tail = printed[:step]
+    for _ in range(4):
+        printed_beyond(portal, attempt, tail, 2 * step)
+    rest, missing, _ = read_all(bob, place)
+    ((first, size),) = missing
+    assert first == len(printed)  # where it had stopped
+    assert len(rest) + size == 4 * step
+    assert (tail * 4)[size:] == rest
+
+
+def test_bytes_that_are_trimmed_while_they_are_read_are_not_called_missing(
+    portal: Portal, bob: Api, attempt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = b"".join(b"%07d\n" % n for n in range(1 << 17))  # 1 MiB
+    printed_beyond(portal, attempt, printed, 1 << 30)
+    kept = logs.gaps
+
+    def overtaken(attempt_id: int, rank: int, since: int, until: int) -> list[logs.Missing]:
+        db.session.rollback()
+        with transaction():
+            logs.append(logs.stream(attempt_id, rank), b"end", "c", 0, "", False, 600 << 10)
+        return kept(attempt_id, rank, since, until)
+
+    monkeypatch.setattr(logs, "gaps", overtaken)
+    answer = bob.get(LOG)
+    assert answer.data == printed
+    assert "Log-Gap" not in answer.headers
+
+
+def test_no_reply_has_more_gaps_than_a_header_holds(bob: Api, world: World, attempt: int) -> None:
+    for number in range(2 * logs.REPLY_GAPS + 10):
+        world.print(attempt, b"%d\n" % number, skipped=3)
+    whole, missing, _ = read_all(bob)
+    assert whole == b"".join(b"%d\n" % number for number in range(2 * logs.REPLY_GAPS + 10))
+    assert len(missing) == 2 * logs.REPLY_GAPS + 10
+    first = bob.get(LOG)
+    assert first.headers["Log-Gap"].count("+") <= logs.REPLY_GAPS + 1
+    assert (first.headers["Log-Poll"], "Log-Complete" in first.headers) == ("0", False)
