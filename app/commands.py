@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -12,17 +13,22 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 
 from app.accounts.cli import tokens, users
-from app.clusters.cli import clusters, keys
+from app.audit.cli import audit
+from app.clusters.cli import clusters
 from app.config import REPOSITORY, Config
 from app.installation import service as installation
+from app.installation.cli import backup, database, keys, restore
 from app.orgs.cli import orgs
 from app.presets.cli import presets
+from app.retention.cli import retention
+
+log = logging.getLogger("simpletrain")
 
 
 def install(app: Flask) -> None:
     for group in (users, tokens, orgs, presets, clusters, keys):
         app.cli.add_command(_explaining(group))
-    for command in (migrate, web, worker, serve):
+    for command in (migrate, web, worker, serve, retention, audit, backup, restore, database):
         app.cli.add_command(command)
 
 
@@ -61,6 +67,8 @@ def web() -> None:
     _verify()
     arguments = [sys.executable, "-m", "gunicorn", "-c", str(REPOSITORY / "gunicorn.conf.py"), "wsgi:app"]
     config: Config = current_app.config["PORTAL"]
+    for sentence in config.advice:
+        log.warning(sentence)
     os.environ["DATA_DIR"] = str(config.data_dir)  # it may be relative to this folder
     os.chdir(REPOSITORY)
     os.execv(sys.executable, arguments)  # noqa: S606 - this process becomes gunicorn
@@ -93,7 +101,7 @@ def serve() -> None:
     config: Config = current_app.config["PORTAL"]
     try:
         lock = firstrun.hold(config)
-        installation.prepare()
+        installation.ready()
         link = firstrun.furnish(config)
     except installation.NotReady as error:
         raise click.ClickException(str(error)) from error

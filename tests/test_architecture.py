@@ -235,7 +235,7 @@ def test_no_exception_is_kept_that_nobody_needs() -> None:
             assert f"app.{feature}.{part}" in used
 
 
-ORDER = ["installation", "accounts", "orgs", "presets", "clusters", "logs", "jobs"]
+ORDER = ["installation", "audit", "accounts", "orgs", "presets", "clusters", "logs", "jobs", "retention"]
 
 
 def test_features_depend_on_each_other_in_one_direction() -> None:
@@ -300,6 +300,7 @@ READERS = {
     "app.config": "the settings, all of them",
     "app.commands": "hands the whole environment on to the process that it becomes",
     "app.supervisor": "hands it on to its children; it imports nothing of the portal",
+    "app.installation.programs": "hands it on to PostgreSQL's own programs, with where the database is",
     "app.cluster.faults": "where a test has the process killed; no setting",
     "app.cluster.local.cluster": "takes from it what a job may see",
     "app.cluster.kubernetes.kubeconfig": "where the cluster is whose pod this runs in, which Kubernetes says so",

@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 clusters = AppGroup("clusters", help="Places where jobs run.")
 
 
-keys = AppGroup("keys", help="The keys that stored credentials are sealed with.")
-
-
-@keys.command("rotate")
-def rotate() -> None:
-    """Make a new key and seal every stored credential with it. Repeatable, also after a kill in the middle."""
-    installation.prepare()
-    installation.new_seal_key()
-    with transaction():
-        count = service.reseal()
-    click.echo(f"{count} credential{'s' if count != 1 else ''} sealed with the new key. Back the keys up; older ones")
-    click.echo("may go once no backup of the database needs them.")
-
-
 @clusters.command("add")
 @click.argument("name")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="How to sign in.")
@@ -54,7 +40,7 @@ def add(
     org: tuple[str, ...],
 ) -> None:
     """Register a Kubernetes cluster after testing it. The same name again gives it new settings."""
-    installation.prepare()
+    installation.ready()
     if (kubeconfig is None) == (not in_cluster):
         raise click.UsageError("Give either --kubeconfig FILE or --in-cluster.")
     if not NAME.fullmatch(name) or name == service.THIS_MACHINE:
@@ -79,7 +65,7 @@ def add(
 @click.argument("name")
 def test(name: str) -> None:
     """Try whether a cluster answers and lets the portal do its work."""
-    installation.prepare()
+    installation.ready()
     row = service.by_name(name)
     if row is None:
         raise click.ClickException(f"There is no cluster {name}.")
@@ -105,7 +91,7 @@ def _passes(checks: Iterable[Check]) -> bool:
 @clusters.command("list")
 def list_() -> None:
     """Name, kind and state of every cluster."""
-    installation.prepare()
+    installation.ready()
     for row in service.everything():
         state = row.refused or row.error or ("answered" if row.answered_at else "not looked at yet")
         click.echo(f"{row.name}\t{row.kind.value}\t{state}")

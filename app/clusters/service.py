@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import delete, select, update
 
 from app import wake
+from app.audit import service as audit
+from app.audit.service import Action
 from app.cluster.protocol import Capacity, GpuPool
 from app.clusters.models import ClusterKind, ClusterOrg, ClusterRow
 from app.database import db, now
@@ -44,6 +46,7 @@ def add_kubernetes(name: str, settings: dict[str, Any], credential: str | None, 
     `credential` is sealed here, and nothing of it is kept in the clear; None is the cluster that the portal runs in.
     """
     row = by_name(name)
+    audit.record(Action.CLUSTER_ADDED if row is None else Action.CLUSTER_CHANGED, name)
     if row is None:
         row = ClusterRow(name=name, kind=ClusterKind.KUBERNETES, changes=0)
         db.session.add(row)
@@ -57,6 +60,12 @@ def add_kubernetes(name: str, settings: dict[str, Any], credential: str | None, 
     db.session.add_all(ClusterOrg(cluster_id=row.id, org_id=org_id) for org_id in org_ids)
     wake.after_commit()
     return row
+
+
+def sealed_with_older_keys() -> int:
+    """How many stored credentials the newest key alone does not open. Raises NotReady where none of the keys does."""
+    sealed = [row.credential for row in everything() if row.credential is not None]
+    return sum(not installation.is_sealed_with_newest_key(each) for each in sealed)
 
 
 def reseal() -> int:

@@ -63,8 +63,23 @@ def add(config: Config) -> list[bytes]:
         raise ConfigError(
             "SEAL_KEYS is set: put a new key of 32 random bytes in base64 in front of it, then try again."
         )
+    _write(config, [bytes(PrivateKey.generate()), *read(config)])
+    return read(config)
+
+
+def keep_newest(config: Config) -> int:
+    """Remove all keys of the file but the newest; how many. Raises ConfigError where they are in SEAL_KEYS."""
+    if config.seal_keys:
+        raise ConfigError("SEAL_KEYS is set: nothing needs any key in it but the first. Take the others out yourself.")
+    known = read(config)
+    if len(known) > 1:
+        _write(config, known[:1])
+    return len(known) - 1
+
+
+def _write(config: Config, known: list[bytes]) -> None:
     path = key_file(config)
-    lines = [base64.b64encode(key).decode() for key in (bytes(PrivateKey.generate()), *read(config))]
+    lines = [base64.b64encode(key).decode() for key in known]
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -72,7 +87,6 @@ def add(config: Config) -> list[bytes]:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    return read(config)
 
 
 def public_key(private: bytes) -> bytes:

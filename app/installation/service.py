@@ -7,8 +7,8 @@ import getpass
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import alembic.command
@@ -16,13 +16,14 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app, url_for
-from sqlalchemy import inspect, select
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config import REPOSITORY, Config, ConfigError
 from app.database import db, now, sqlite_file, transaction
 from app.installation import keys, sealing
 from app.installation.models import Installation, WorkerEpoch
+from app.postgresql import Line, LineLost, Lock
 
 WORKER_SILENT = timedelta(seconds=60)
 
@@ -56,15 +57,44 @@ def base_url() -> str:
 
 
 def seal(secret: bytes) -> bytes:
-    """Seal a secret for the worker; nobody else can open it."""
-    return sealing.seal(db.session.get_one(Installation, 1).seal_public, secret)
+    """Seal a secret for the worker; nobody else can open it. Call inside the transaction that keeps it.
+
+    A change of keys waits for that transaction, and so misses nothing that was sealed with the key before.
+    """
+    row = db.session.get_one(Installation, 1, with_for_update={"read": True})
+    return sealing.seal(row.seal_public, secret)
 
 
-def new_seal_key() -> None:
-    """Seal with the newest key from now on: one made now, or the first of SEAL_KEYS where it is set."""
-    opening = sealing.read(config()) if config().seal_keys else sealing.add(config())
-    with transaction():
-        db.session.get_one(Installation, 1).seal_public = sealing.public_key(opening[0])
+def newest_seal_key_is_new() -> bool:
+    """Whether the newest key at hand is not yet the one that secrets are sealed with."""
+    opening = sealing.read(config())
+    return bool(opening) and sealing.public_key(opening[0]) != db.session.get_one(Installation, 1).seal_public
+
+
+def seal_with_newest_key() -> None:
+    """From now on. Call inside a transaction; whatever was sealed before it is committed then."""
+    newest = sealing.read(config())[0]
+    db.session.get_one(Installation, 1, with_for_update=True).seal_public = sealing.public_key(newest)
+
+
+def is_sealed_with_newest_key(sealed: bytes) -> bool:
+    """Raises NotReady where none of the keys opens it."""
+    unseal(sealed)
+    try:
+        sealing.unseal(sealing.read(config())[:1], sealed)
+    except sealing.CannotOpen:
+        return False
+    return True
+
+
+def accept_session_key(key: str) -> None:
+    """Let the database belong to another SECRET_KEY. Call inside a transaction."""
+    db.session.get_one(Installation, 1).key_check = keys.check_value(key)
+
+
+def belongs_to(key: str) -> bool:
+    """Whether the database belongs to a SECRET_KEY. Raises NotReady where there is no database of this version."""
+    return _row().key_check == keys.check_value(key)
 
 
 def unseal(sealed: bytes) -> bytes:
@@ -95,37 +125,96 @@ def worker_silent_since() -> str | None:
     return None
 
 
+def worker_seen_at() -> datetime | None:
+    """When a worker last said that it lives."""
+    return db.session.scalar(select(WorkerEpoch.seen_at).where(WorkerEpoch.id == 1))
+
+
 # readiness
 
 
 def verify() -> None:
     """Raises NotReady unless the key, the database and its schema fit together. Changes nothing."""
+    _refuse_half_a_restore()
     key = keys.read(config())
     if not key:
         raise NotReady(_no_key())
+    _check_key(_row().key_check, key)
+
+
+def _row() -> Installation:
+    """Raises NotReady unless there is a database of this version."""
     try:
         revision = _revision()
-        head = _script().get_current_head()
-        if revision != head:
+        if revision != newest_revision():
             _refuse_newer(revision)
             raise NotReady("The database has not been brought up to this version. Run: flask --app wsgi migrate")
         row = db.session.get(Installation, 1)
+        _refuse_to_forget()
     except SQLAlchemyError as error:
         raise NotReady(f"The database does not answer: {_first_line(error)}.") from error
     finally:
         db.session.rollback()
     if row is None:
         raise NotReady("The database is empty. Run: flask --app wsgi migrate")
-    _check_key(row.key_check, key)
+    return row
+
+
+def unfinished_restore(config: Config) -> Path:
+    """A file that is there while a restore is not whole."""
+    return config.data_dir / "restore.unfinished"
+
+
+def _refuse_half_a_restore() -> None:
+    if unfinished_restore(config()).exists():
+        raise NotReady("A restore began here and has not ended. Run it again: flask --app wsgi restore FILE")
+
+
+def knows_revision(revision: str | None) -> bool:
+    """Whether this version can work with a schema, or bring it up."""
+    return revision in {each.revision for each in _script().walk_revisions()}
+
+
+def migrate_on(connection: Connection) -> None:
+    """Make the schema of this version in an empty database, inside the transaction that the connection has open."""
+    settings = _alembic()
+    settings.attributes["connection"] = connection
+    alembic.command.upgrade(settings, "head")
+
+
+def newest_revision() -> str | None:
+    return _script().get_current_head()
+
+
+def ready() -> None:
+    """For whatever starts: make the installation ready, or in production look whether it is. Raises NotReady.
+
+    There the schema is changed once, before the rollout, by `migrate`, and never by the process that starts first.
+    """
+    if config().production:
+        verify()
+    else:
+        prepare()
+
+
+def _refuse_to_forget() -> None:
+    """An acknowledged launch must survive a crash of the database server too."""
+    if not config().sqlite and db.session.scalar(text("SHOW synchronous_commit")) == "off":
+        raise NotReady(
+            "The database acknowledges what it may lose: synchronous_commit is off. Run: "
+            "ALTER DATABASE … SET synchronous_commit = on"
+        )
 
 
 def prepare() -> None:
-    """Make everything ready that can be made: folder, key, schema, first-run data. Repeatable; one at a time."""
+    """Make everything ready that can be made: folder, key, schema. Repeatable; one at a time. Raises NotReady."""
     folder = config().data_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(folder / "prepare.lock", wait=True):
+        with locked(folder / "prepare.lock", wait=True), _schema_lock():
             _prepare()
+    except LineLost as error:
+        raise NotReady(f"The database does not answer: {error}.") from error
     except PermissionError as error:
         raise NotReady(f"DATA_DIR: nothing can be written in {folder.absolute()} ({error.strerror}).") from error
     except DBAPIError as error:
@@ -136,7 +225,19 @@ def prepare() -> None:
         raise NotReady(f"DATA_DIR: {folder.absolute()} cannot be used ({error.strerror}).") from error
 
 
+@contextmanager
+def _schema_lock() -> Iterator[None]:
+    """Several hosts may have one database: there a lock of the database keeps them apart."""
+    if config().sqlite:
+        yield
+        return
+    with closing(Line(config())) as line:
+        line.lock(Lock.SCHEMA, wait=True)
+        yield
+
+
 def _prepare() -> None:
+    _refuse_half_a_restore()
     key = keys.read(config())
     revision = _revision()
     _refuse_newer(revision)
@@ -187,23 +288,27 @@ def _revision() -> str | None:
 
 
 def _refuse_newer(revision: str | None) -> None:
-    known = {each.revision for each in _script().walk_revisions()}
-    if revision is not None and revision not in known:
+    if revision is not None and not knows_revision(revision):
         raise NotReady(
             f"The database was made by a newer SimpleTrain (its schema is {revision}). Start that version, or restore "
             "a backup that fits this one."
         )
-    if revision is None and sqlite_file(config().database) is not None and _revisionless_tables():
+    if revision is None and _has_tables():
         raise NotReady("The database holds tables that SimpleTrain did not make. Give it one of its own.")
 
 
-def _revisionless_tables() -> bool:
+def _has_tables() -> bool:
     path = sqlite_file(config().database)
-    return path is not None and path.exists() and bool(inspect(db.engine).get_table_names())
+    if path is not None and not path.exists():
+        return False
+    # a migration that was killed leaves Alembic's own table, and it empty
+    return bool(set(inspect(db.engine).get_table_names()) - {"alembic_version"})
 
 
 def _check_key(check: bytes, key: str) -> None:
     if check != keys.check_value(key):
+        if keys.being_made(config()) and check == keys.check_value(keys.being_made(config())):
+            raise NotReady("A change of the session key was interrupted. Run: flask --app wsgi keys rotate-session")
         raise NotReady(
             "SECRET_KEY is not the key that this database began with. Bring back "
             + ("the old SECRET_KEY" if config().secret_key else str(keys.key_file(config()).absolute()))

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, BigId, Moment, now, word
@@ -44,6 +44,9 @@ class Job(Base):
     stop_asked_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))  # None with a wish to stop: time limit
     stop_asked_at: Mapped[datetime | None] = mapped_column(Moment)
     settled: Mapped[bool] = mapped_column(default=False)  # final, log complete, nothing left on the cluster
+    # bytes that its archived log takes up, compressed; known once it is settled
+    log_bytes: Mapped[int] = mapped_column(BigId, default=0, server_default=text("0"))
+    log_gone: Mapped[bool] = mapped_column(default=False, server_default=false())  # retention removed its log
 
     attempt: Mapped[int] = mapped_column(default=0)  # number of the current attempt; 0: none yet
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)
@@ -70,7 +73,18 @@ class Job(Base):
             "cluster_id",
             "id",
             sqlite_where=text("settled IS 0"),
-            postgresql_where=text("NOT settled"),
+            postgresql_where=text("settled IS false"),
+        ),
+        # retention: the oldest that still have a log, or have none any more; the size is in it so that a sum reads
+        # nothing else
+        Index(
+            "ix_jobs_retention",
+            "log_gone",
+            "finished_at",
+            "id",
+            "log_bytes",
+            sqlite_where=text("settled IS 1"),
+            postgresql_where=text("settled IS true"),
         ),
     )
 

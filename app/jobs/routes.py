@@ -370,4 +370,6 @@ def _show_context(seen: JobView) -> dict[str, Any]:
 def _no_such_job(error: service.JobNotFound) -> Page:
     name = str(error)[:63]
     near: list[Job] = service.near(current_org.id, name)
-    return render_template("jobs/not_found.html", name=name, near=near), 404
+    # the page that polls a job which retention has removed loads itself anew, and then asks no more
+    headers = {"HX-Refresh": "true"} if request.headers.get("HX-Request") else {}
+    return render_template("jobs/not_found.html", name=name, near=near), 404, headers

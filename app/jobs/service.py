@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, union_all
+from sqlalchemy import Select, delete, func, select, union_all
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import defer
 
-from app import durations, wake
+from app import durations, journal, wake
 from app.accounts.service import User
+from app.audit import service as audit
+from app.audit.service import Action
 from app.cluster.protocol import Attempt, AttemptKey, Code, JobSpec
 from app.clusters import service as clusters
 from app.database import db, now, transaction
@@ -20,6 +22,8 @@ from app.jobs import spec as specs
 from app.jobs.models import Job, JobAttempt, JobEvent, JobRank, Wish
 from app.jobs.request import LaunchRefused, LaunchRequest, resolve
 from app.jobs.states import ACTIVE, State
+from app.logs import service as logs
+from app.logs.service import LogStream
 from app.orgs.models import Org, Role
 from app.presets import service as presets
 from app.presets.service import NAME, PresetView
@@ -113,6 +117,8 @@ def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None, ex
     db.session.add(job)
     db.session.flush()
     note(job, "Launched", f"for {cluster.name}", user_id=user_id, state=State.QUEUED)
+    audit.record(Action.JOB_LAUNCHED, job.name, f"uid {job.uid}, on {cluster.name}", user_id=user_id, org_id=org_id)
+    journal.note(job=job.name, uid=job.uid)
     wake.after_commit()
     return Launch(job, replayed=False)
 
@@ -255,6 +261,17 @@ def counts(org_id: int) -> dict[str, int]:
     return found
 
 
+def unfinished() -> list[tuple[str, str, int]]:
+    """How many jobs have not ended, by name of the cluster and state, over all orgs: the worker's to-do list."""
+    rows = db.session.execute(
+        select(Job.cluster_id, Job.state, func.count())
+        .where(Job.settled.is_(False), Job.state.in_(ACTIVE))
+        .group_by(Job.cluster_id, Job.state)
+    ).all()
+    names = clusters.names({cluster_id for cluster_id, _, _ in rows})
+    return [(names[cluster_id], state.value, count) for cluster_id, state, count in rows]
+
+
 def timeline(job: Job) -> list[JobEvent]:
     """Oldest first."""
     return list(db.session.scalars(select(JobEvent).where(JobEvent.job_id == job.id).order_by(JobEvent.id)))
@@ -265,6 +282,16 @@ def attempt_of(job: Job, number: int | None = None) -> JobAttempt | None:
     return db.session.scalar(
         select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.number == (number or job.attempt))
     )
+
+
+def attempt_and_stream(job: Job, number: int | None, rank: int) -> tuple[JobAttempt | None, LogStream | None]:
+    """The same with the log of one of its ranks, in one step: a page that is watched asks every second."""
+    found = db.session.execute(
+        select(JobAttempt, LogStream)
+        .outerjoin(LogStream, (LogStream.attempt_id == JobAttempt.id) & (LogStream.rank == rank))
+        .where(JobAttempt.job_id == job.id, JobAttempt.number == (number or job.attempt))
+    ).one_or_none()
+    return (found[0], found[1]) if found is not None else (None, None)
 
 
 def ranks(attempt: JobAttempt | None) -> list[JobRank]:
@@ -332,6 +359,7 @@ def stop(job: Job, user: User, role: Role) -> None:
     with transaction():
         fresh = db.session.get_one(Job, job_id, with_for_update=True)
         if fresh.can_stop:
+            audit.record(Action.JOB_STOPPED, fresh.name, f"uid {fresh.uid}", user_id=user_id, org_id=fresh.org_id)
             at = now()
             fresh.wish = Wish.STOP
             fresh.stop_asked_by = user_id
@@ -368,3 +396,91 @@ def note(
 ) -> None:
     """Add a line to the timeline. Call inside a transaction."""
     db.session.add(JobEvent(job_id=job.id, at=at or now(), text=text, detail=detail, user_id=user_id, state=state))
+
+
+# letting go: what retention asks for. Never a job that is active, or that the worker has not settled yet.
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """A finished job that may go, or whose log may."""
+
+    id: int
+    log_bytes: int  # that its log takes up
+
+
+_SETTLED = Job.settled.is_(True)
+_HAS_LOG = (_SETTLED, Job.log_gone.is_(False))
+
+
+def oldest(before: datetime, most: int, with_log: bool = False) -> list[Old]:
+    """The jobs that finished first, before a moment: any, or those whose log is kept."""
+    query = select(Job.id, Job.log_bytes).where(_SETTLED, Job.finished_at < before).limit(most)
+    if with_log:
+        query = query.where(Job.log_gone.is_(False)).order_by(Job.finished_at, Job.id)
+    else:
+        query = query.where(Job.log_gone.in_([False, True]))  # the index begins with it; which come first is no matter
+    return [Old(row.id, row.log_bytes) for row in db.session.execute(query)]
+
+
+def log_bytes() -> int:
+    """Bytes that the logs of finished jobs take up."""
+    return int(db.session.scalar(select(func.coalesce(func.sum(Job.log_bytes), 0)).where(*_HAS_LOG)) or 0)
+
+
+def finished_between(after: datetime, before: datetime) -> int:
+    """How many jobs finished between two moments."""
+    query = select(func.count()).where(_SETTLED, Job.log_gone.in_([False, True]))
+    return db.session.scalar(query.where(Job.finished_at >= after, Job.finished_at < before)) or 0
+
+
+def logs_between(after: datetime, before: datetime) -> tuple[int, int]:
+    """How many logs are kept of the jobs that finished between two moments, and the bytes that they take up."""
+    count, taken = db.session.execute(
+        select(func.count(), func.coalesce(func.sum(Job.log_bytes), 0)).where(
+            *_HAS_LOG, Job.finished_at >= after, Job.finished_at < before, Job.log_bytes > 0
+        )
+    ).one()
+    return count, int(taken)
+
+
+def logs_beyond(limit: int, after: datetime) -> tuple[int, int]:
+    """How many of the logs since a moment do not fit into so many bytes if the newest stay, and their bytes."""
+    newest = func.sum(Job.log_bytes).over(order_by=(Job.finished_at.desc(), Job.id.desc()))
+    kept = select(Job.log_bytes, newest.label("so_far")).where(*_HAS_LOG, Job.finished_at >= after).subquery()
+    count, taken = db.session.execute(
+        select(func.count(), func.coalesce(func.sum(kept.c.log_bytes), 0)).where(
+            kept.c.so_far > limit, kept.c.log_bytes > 0
+        )
+    ).one()
+    return count, int(taken)
+
+
+def remove_log(job_id: int, why: str, chunks: int) -> int:
+    """Remove so many pieces of a finished job's log at most; how many. Fewer than asked for: its log is gone now.
+
+    Call inside a transaction.
+    """
+    job = _letting_go(job_id)
+    if job is None:
+        return 0
+    removed = 0
+    for attempt_id in db.session.scalars(select(JobAttempt.id).where(JobAttempt.job_id == job_id)).all():
+        removed += logs.remove(attempt_id, why, chunks - removed)
+        if removed >= chunks:
+            return removed
+    job.log_gone, job.log_bytes = True, 0
+    return removed
+
+
+def remove(job_id: int) -> bool:
+    """Remove a finished job with all that hangs on it; whether it was there. Call inside a transaction."""
+    if _letting_go(job_id) is None:
+        return False
+    db.session.execute(delete(Job).where(Job.id == job_id))
+    return True
+
+
+def _letting_go(job_id: int) -> Job | None:
+    job = db.session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    return job if job is not None and job.settled and job.state.final else None

@@ -39,8 +39,12 @@ class JobView:
     attempt_number: int | None = None
 
     @cached_property
+    def _attempt_and_stream(self) -> tuple[JobAttempt | None, LogStream | None]:
+        return service.attempt_and_stream(self.job, self.attempt_number, self.rank)
+
+    @property
     def attempt(self) -> JobAttempt | None:
-        return service.attempt_of(self.job, self.attempt_number)
+        return self._attempt_and_stream[0]
 
     @cached_property
     def cluster(self) -> ClusterRow:
@@ -68,9 +72,9 @@ class JobView:
     def ranks(self) -> list[JobRank]:
         return service.ranks(self.attempt)
 
-    @cached_property
+    @property
     def stream(self) -> LogStream | None:
-        return logs.find_stream(self.attempt.id, self.rank) if self.attempt is not None else None
+        return self._attempt_and_stream[1]
 
     @cached_property
     def streams(self) -> list[LogStream]:

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import journal
 from app.cluster.faults import fault
 from app.cluster.protocol import AttemptKey, Cluster, ClusterError, LogPiece, LogSource
 from app.database import db
 from app.logs import service as logs
+from app.metrics import figures
 from app.worker.turn import Replaced, Turn
 
 EVERY = 0.25  # seconds between commits
 PIECE = 1 << 20  # bytes read from one source at a time
+TURNS = 4  # such pieces of one source in a round at most
 ROUND = 8 << 20  # bytes committed together at most: what the queue may hold in memory
 
 log = logging.getLogger("simpletrain.worker")
@@ -38,6 +41,7 @@ class _Following:
     not_before: float = 0.0  # monotonic seconds
     failures: int = 0
     apart: bool = False  # a commit with it failed: the next one is its own, so that it can spoil no other
+    left: bool = False  # nobody waits for it any more
 
 
 class Collector:
@@ -51,6 +55,8 @@ class Collector:
         self._busy = threading.Event()  # set while there is something to follow, or the end has come
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        figures.WORKER_ACTIVE.set(1)
+        figures.WORKER_EPOCH.set(turn.epoch)
 
     def start(self) -> None:
         self._thread.start()
@@ -71,6 +77,13 @@ class Collector:
                 self._streams.setdefault((attempt_id, rank), _Following(key, cluster, done))
         self._busy.set()
 
+    def leave(self, attempt_id: int, ranks: int) -> None:
+        """Read an attempt's output no more: what came of it is all that is kept."""
+        with self._lock:
+            for rank in range(ranks):
+                if (attempt_id, rank) in self._streams:
+                    self._streams[attempt_id, rank].left = True
+
     def forget(self, cluster: Cluster) -> None:
         """Leave the streams of a cluster that is not looked at any more; whoever follows them again goes on."""
         with self._lock:
@@ -79,6 +92,7 @@ class Collector:
                 del self._streams[stream]
 
     def _run(self) -> None:
+        journal.begin(epoch=self._turn.epoch)
         try:
             while not self._stopping:
                 self._busy.wait()
@@ -96,18 +110,28 @@ class Collector:
             self._close_sources()
 
     def round(self) -> None:
-        """Read every source once and commit what came."""
+        """Read every source, those that have much a few times, and commit what came."""
         with self._lock:
             streams = list(self._streams.items())
         pieces: list[tuple[tuple[int, int], LogPiece]] = []
-        room = ROUND
-        for stream, following in streams:
-            if room <= 0:
-                break
-            piece = self._read(stream, following, min(PIECE, room))
-            if piece is not None:
-                room -= len(piece.data)
-                pieces.append((stream, piece))
+        room, unread = ROUND, len(streams)
+        behind = streams
+        for turn in range(TURNS):
+            full = []
+            for stream, following in behind:
+                if room <= 0:
+                    break
+                unread -= not turn
+                with journal.about(uid=following.key.job, attempt=following.key.number, rank=stream[1]):
+                    piece = self._read(stream, following, min(PIECE, room))
+                if piece is not None:
+                    room -= len(piece.data)
+                    pieces.append((stream, piece))
+                    # a piece that is committed apart may fail alone, and then none behind it may be kept
+                    if len(piece.data) == PIECE and not following.apart:
+                        full.append((stream, following))
+            behind = full
+        figures.LOG_WAITING.set(unread)
         # the streams that this round had no room for come first in the next
         with self._lock:
             for stream, _ in pieces:
@@ -117,13 +141,14 @@ class Collector:
         for group in [[each] for each in pieces if each[0] in apart] + [[e for e in pieces if e[0] not in apart]]:
             if group:
                 self._save(group)
+        figures.LOG_STREAMS.set(len(self._streams))
 
     def _save(self, pieces: list[tuple[tuple[int, int], LogPiece]]) -> None:
         with self._lock:
             # one may be forgotten since it was read; its bytes are good all the same
             followings = [self._streams[stream] for stream, _ in pieces if stream in self._streams]
         try:
-            self._commit(pieces)
+            closed = self._commit(pieces)
         except Replaced:
             raise
         except Exception as error:
@@ -136,9 +161,14 @@ class Collector:
         for following in followings:
             following.apart = False
             following.failures = 0
-        self._finish([stream for stream, piece in pieces if piece.complete])
+        self._finish([stream for stream, piece in pieces if piece.complete or stream in closed])
 
     def _read(self, stream: tuple[int, int], following: _Following, limit: int) -> LogPiece | None:
+        if following.left:
+            with self._lock:
+                self._streams.pop(stream, None)
+            self._close_source(following)
+            return None
         if time.monotonic() < following.not_before:
             return None
         try:
@@ -177,12 +207,19 @@ class Collector:
         following.not_before = time.monotonic() + pause
         self._close_source(following)
 
-    def _commit(self, pieces: list[tuple[tuple[int, int], LogPiece]]) -> None:
+    def _commit(self, pieces: list[tuple[tuple[int, int], LogPiece]]) -> set[tuple[int, int]]:
+        """Save what was read; the streams that were closed before, because their end was not waited for any more."""
+        began = time.monotonic()
         fault("logs.before_commit")
+        closed = set()
         with self._turn.transaction():
             for (attempt_id, rank), piece in pieces:
+                stream = logs.stream(attempt_id, rank)
+                if stream.complete:
+                    closed.add((attempt_id, rank))
+                    continue
                 logs.append(
-                    logs.stream(attempt_id, rank),
+                    stream,
                     piece.data,
                     piece.cursor,
                     piece.skipped,
@@ -192,6 +229,11 @@ class Collector:
                 )
             fault("logs.before_cursor")
         fault("logs.after_commit")
+        figures.LOG_COMMIT.observe(time.monotonic() - began)
+        saved = [piece for stream, piece in pieces if stream not in closed]
+        figures.LOG_BYTES.add(sum(len(piece.data) for piece in saved))
+        figures.LOG_MISSING.add(sum(piece.skipped or 0 for piece in saved))
+        return closed
 
     def _finish(self, complete: list[tuple[int, int]]) -> None:
         for stream in complete:

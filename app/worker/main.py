@@ -7,23 +7,25 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from types import FrameType
-from typing import Any
 
 from flask import Flask
 
-from app import wake
 from app.clusters import service as clusters
 from app.config import Config
-from app.database import db, sqlite_file, sqlite_module
+from app.database import db
 from app.installation import service as installation
+from app.metrics import exposition
+from app.postgresql import LineLost
+from app.worker import place
 from app.worker.collect import Collector
 from app.worker.loop import ClusterLoop
+from app.worker.place import Place
 from app.worker.registry import build
+from app.worker.retain import Retainer
 from app.worker.turn import Replaced, Turn
 
-LOOK_EVERY = 1.0  # seconds between looks at the database's change counter
+LOOK_EVERY = 1.0  # seconds between looks at whether anything changed
 ALIVE_EVERY = 15.0  # seconds
 END_PATIENCE = 20.0  # seconds that a cluster's thread has to finish its step
 
@@ -38,12 +40,16 @@ def run(app: Flask) -> int:
         signal.signal(number, lambda _number, _frame: _end(ended))
     with app.app_context():
         installation.verify()
+    exposition.tell_of_worker(app)
     while not ended.is_set():
         try:
-            with installation.locked(config.data_dir / "worker.lock"):
-                return _Worker(app, config, ended).work()
+            with place.take(config) as taken:
+                return _Worker(app, config, taken, ended).work()
         except installation.Taken:
             ended.wait(0.5)
+        except LineLost as error:
+            log.warning("the database does not answer (%s); trying again", error)
+            ended.wait(1.0)
     return 0
 
 
@@ -52,12 +58,12 @@ def _end(ended: threading.Event, _frame: FrameType | None = None) -> None:
 
 
 class _Worker:
-    def __init__(self, app: Flask, config: Config, ended: threading.Event) -> None:
+    def __init__(self, app: Flask, config: Config, taken: Place, ended: threading.Event) -> None:
         self._app = app
         self._config = config
+        self._place = taken
         self._ended = ended
         self._error: BaseException | None = None
-        self._alarm = wake.Alarm(wake.pipe_of(config.data_dir))
         self._loops: dict[int, tuple[ClusterLoop, int]] = {}  # by the cluster's id, with the `changes` that it knows
         self._broken: dict[int, int] = {}  # clusters that could not be made, with their `changes`
         self._turn: Turn
@@ -70,17 +76,19 @@ class _Worker:
             self._instance = installation.identity()
         self._collector = Collector(self._app, self._turn, self._config.log_limit, self._fail)
         self._collector.start()
+        retainer = Retainer(self._app, self._config)
+        retainer.start()
         self._keep_clusters()
         log.info("the worker works, epoch %s, clusters: %s", self._turn.epoch, ", ".join(self._names()) or "none")
         try:
             self._watch()
         finally:
+            retainer.close()
             for loop, _ in self._loops.values():
                 loop.stop()
             for loop, _ in self._loops.values():
                 loop.join(END_PATIENCE)
             self._collector.close()
-            self._alarm.close()
         if self._error is not None:
             log.error("the worker ends: %s: %s", type(self._error).__name__, self._error)
             return 1
@@ -133,21 +141,18 @@ class _Worker:
             log.error("a thread of the worker failed", exc_info=error)
         self._error = self._error or error
         self._ended.set()
-        self._alarm.ring()
+        self._place.ring()
 
     def _watch(self) -> None:
-        counter = _ChangeCounter(self._config)
         alive_at = time.monotonic()
-        with closing(counter):
-            while not self._ended.is_set():
-                rung = self._alarm.wait(LOOK_EVERY)
-                if rung or counter.changed():
-                    for loop, _ in self._loops.values():
-                        loop.ring()
-                    self._quietly(self._keep_clusters)
-                if time.monotonic() > alive_at + ALIVE_EVERY:
-                    alive_at = time.monotonic()
-                    self._quietly(self._tell_that_it_lives)
+        while not self._ended.is_set():
+            if self._place.wait(LOOK_EVERY):
+                for loop, _ in self._loops.values():
+                    loop.ring()
+                self._quietly(self._keep_clusters)
+            if time.monotonic() > alive_at + ALIVE_EVERY:
+                alive_at = time.monotonic()
+                self._quietly(self._tell_that_it_lives)
 
     def _tell_that_it_lives(self) -> None:
         with self._app.app_context():
@@ -161,29 +166,3 @@ class _Worker:
             self._fail(error)
         except Exception:
             log.exception("%s failed; it is tried again", step.__name__)
-
-
-class _ChangeCounter:
-    """SQLite's own counter of other connections' commits: the safety net under lost wake-ups, at a few microseconds."""
-
-    def __init__(self, config: Config) -> None:
-        path = sqlite_file(config.database)
-        self._connection: Any = sqlite_module().connect(str(path)) if path is not None else None
-        self._seen = self._read()
-
-    def _read(self) -> int | None:
-        if self._connection is None:
-            return None
-        found: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        return found
-
-    def changed(self) -> bool:
-        fresh = self._read()
-        if fresh is None:
-            return True  # no such counter: look
-        changed, self._seen = fresh != self._seen, fresh
-        return changed
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()

@@ -6,6 +6,7 @@ the row anew. What people wished in between is in that row.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,9 +34,12 @@ from app.jobs import spec as specs
 from app.jobs.models import Job, JobAttempt, JobEvent, JobRank, Wish
 from app.jobs.states import State
 from app.logs import service as logs
+from app.metrics import figures
 from app.worker.collect import Collector
 from app.worker.derive import derive
 from app.worker.turn import Turn
+
+log = logging.getLogger("simpletrain.worker")
 
 LOG_PATIENCE = 120.0  # seconds without a byte for which a finished job waits for the rest of its log
 
@@ -77,13 +81,32 @@ class Steps:
             attempt = jobs.attempt_value(job, self.instance)
         fault("launch.before_cluster")
         at = now()  # before the call: what the cluster tells of the start comes after it
-        answer = self.cluster.launch(attempt)
+        try:
+            answer = self.cluster.launch(attempt)
+        except Exception:
+            self._count_launch("error")
+            raise
         fault("launch.before_record")
         with self.turn.transaction():
             job = db.session.get_one(Job, job_id, with_for_update=True)
+            acknowledged_at, cancelled = job.created_at, job.state.final
             self._record_launch(job, answer, at)
         fault("launch.after_record")
+        if isinstance(answer, Launched):
+            self._count_launch("launched")
+            figures.LAUNCH_WAIT.observe(max(0.0, (now() - acknowledged_at).total_seconds()), cluster=self.cluster_name)
+            log.info("launched")
+        elif isinstance(answer, Refused) and not cancelled:
+            self._count_launch("refused")
+            self._count_end(State.FAILED)
+            log.info("refused by the cluster: %s", answer.reason.text)
         return answer if isinstance(answer, Wait) else None
+
+    def _count_launch(self, result: str) -> None:
+        figures.LAUNCHES.add(cluster=self.cluster_name, result=result)
+
+    def _count_end(self, state: State) -> None:
+        figures.ENDED.add(cluster=self.cluster_name, state=state.value)
 
     def _record_launch(self, job: Job, answer: Launched | Wait | Refused, at: datetime) -> None:
         if job.state.final:
@@ -130,7 +153,12 @@ class Steps:
                 self._record_look(job, seen)
             db.session.flush()
             looked = Looked(seen, job.version, self._limit(job), attempt_id, nodes)
+            reached = job.state
         fault("look.after_record")
+        if reached.final and not state.final:
+            self._count_end(reached)
+        if reached is not state:
+            log.info("it is %s", reached.value)
         return looked
 
     def follow(self, attempt_id: int, nodes: int, key: AttemptKey) -> None:
@@ -212,6 +240,7 @@ class Steps:
             db.session.rollback()
             self.follow(attempt_id, nodes, key)
             return False
+        log_bytes = logs.stored(row.id) if row is not None else 0
         db.session.rollback()
         if row is not None:
             fault("settle.before_remove")
@@ -220,6 +249,7 @@ class Steps:
         with self.turn.transaction():
             job = db.session.get_one(Job, job_id, with_for_update=True)
             job.settled = True
+            job.log_bytes = log_bytes
             self.still.pop(job_id, None)
             row = jobs.attempt_of(job)
             if row is not None:
@@ -227,6 +257,7 @@ class Steps:
                 if row.launched_at is not None:
                     for rank in range(job.nodes):
                         logs.end(logs.stream(row.id, rank))
+                    self.collector.leave(row.id, job.nodes)
         return True
 
     def _log_is_complete(self, job: Job, row: JobAttempt) -> bool:

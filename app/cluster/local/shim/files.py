@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ RUNNING = "running"
 EXIT = "exit"
 STOP = "stop"  # the wish to stop: level-triggered
 CONTROL = "control"  # a FIFO; a byte in it makes the supervisor look at once
+
+ROOM_CHECK = 0.5  # seconds between tries while the disk is full
 
 
 def log_of(rank: int) -> str:
@@ -47,6 +51,23 @@ def write_whole(folder: str, name: str, content: Mapping[str, Any]) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_once_there_is_room(folder: str, name: str, content: Mapping[str, Any]) -> None:
+    """As `write_whole`; while the disk is full it is tried again, however long that takes."""
+    while not try_to_write(folder, name, content):
+        time.sleep(ROOM_CHECK)
+
+
+def try_to_write(folder: str, name: str, content: Mapping[str, Any]) -> bool:
+    """As `write_whole`, but a full disk only makes it return False."""
+    try:
+        write_whole(folder, name, content)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
 
 
 def read_whole(folder: str, name: str) -> Any:

@@ -16,6 +16,8 @@ from .cap import LogCap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .records import Exit, Spec, Why
 
 LOG_CHECK = 1.0  # seconds
@@ -30,13 +32,15 @@ def supervise(folder: str, spec: Spec) -> None:
     linux.adopt_orphans()
     supervisor = Supervisor(folder, spec)
     # The FIFO is open by now: a wish that comes after this look wakes the loop.
-    if files.exists(folder, files.STOP):
-        supervisor.why = "stopped"
+    while not files.exists(folder, files.STOP):
+        if files.try_to_write(folder, files.STARTED, {"boot_id": boot_id(), "at": time.time()}):
+            supervisor.start()
+            supervisor.wait_for_all()
+            break
+        time.sleep(files.ROOM_CHECK)  # the disk is full: nothing is begun that could not be told
     else:
-        files.write_whole(folder, files.STARTED, {"boot_id": boot_id(), "at": time.time()})
-        supervisor.start()
-        supervisor.wait_for_all()
-    files.write_whole(folder, files.EXIT, supervisor.result())
+        supervisor.why = "stopped"
+    files.write_once_there_is_room(folder, files.EXIT, supervisor.result())
 
 
 class Supervisor:
@@ -49,6 +53,7 @@ class Supervisor:
         self.why: Why = "ended"
         self.detail = ""
         self.running_at: float | None = None
+        self.to_tell: dict[str, Any] | None = None  # that it runs, until that is written down
         self.first_failed: int | None = None
         self.deadline: float | None = None  # of the whole run; this and the next are of the monotonic clock
         self.kill_at: float | None = None  # set once everything is being ended
@@ -74,7 +79,13 @@ class Supervisor:
             self.deadline = time.monotonic() + self.spec["max_runtime"]
         self.running_at = time.time()
         started = [rank.beginning() for rank in self.ranks]
-        files.write_whole(self.folder, files.RUNNING, {"at": self.running_at, "ranks": started})
+        self.to_tell = {"at": self.running_at, "ranks": started}
+        self.tell()
+
+    def tell(self) -> None:
+        """Write down that it runs. A full disk is no reason to leave the job alone: then that is tried again later."""
+        if self.to_tell is not None and files.try_to_write(self.folder, files.RUNNING, self.to_tell):
+            self.to_tell = None
 
     def wait_for_all(self) -> None:
         """Until there is no descendant left: every orphan becomes a child of this process, so none is missed."""
@@ -86,6 +97,7 @@ class Supervisor:
             if self.kill_at is not None and now >= self.kill_at and not self.kill_all(now):
                 break
             if now >= next_check:
+                self.tell()
                 self.check_logs()
                 next_check = now + LOG_CHECK
             deadline = self.deadline if self.kill_at is None else self.kill_at
