@@ -40,10 +40,11 @@ lint: .venv/dev ## Style, types, templates
 
 check: lint test ## All that CI asks
 
-bench: .venv/dev ## Measure the figures of docs/benchmarks.md
+bench: .venv/dev ## Measure the figures of docs/benchmarks.md (a quarter of an hour)
 	@$(BIN)/python -m tests.bench
 
-soak: .venv/dev ## The long tests
+soak: .venv/dev ## The long tests: 100,000 jobs with faults, then kills of real processes (an hour)
+	@$(BIN)/python -m tests.soak --jobs 100000
 	@$(BIN)/python -m pytest tests/crash -n auto --crash-rounds 20
 
 cluster: .venv/dev ## A real Kubernetes on this machine to play with (as root; compiles once, minutes)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 from flask import Flask
 
-from app import errors, security, wake
+from app import errors, journal, security, wake
 from app.config import Config, ConfigError
 
 
@@ -25,19 +24,21 @@ def create_app(config: Config | None = None) -> Flask:
     from app import api, commands, components, database, extensions, health
     from app.accounts import access as accounts_access
     from app.accounts.routes import bp as accounts_pages
+    from app.api import limits
+    from app.api.routes import bp as api_pages
     from app.installation import keys
     from app.jobs.api import register as jobs_api
     from app.jobs.routes import bp as jobs_pages
     from app.orgs import access as orgs_access
 
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    journal.set_up(config)
     app = Flask(__name__)
     app.config.from_mapping(
         PORTAL=config,
         SECRET_KEY=keys.read(config) or None,
         SQLALCHEMY_DATABASE_URI=config.database,
-        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(config.database),
+        # hidden: an error that is written down must not tell a row's values, which may be secret
+        SQLALCHEMY_ENGINE_OPTIONS={**database.engine_options(config), "hide_parameters": True},
         TRUSTED_HOSTS=config.hosts,
         MAX_CONTENT_LENGTH=4 << 20,
         MAX_FORM_MEMORY_SIZE=4 << 20,
@@ -54,14 +55,17 @@ def create_app(config: Config | None = None) -> Flask:
     wake.install(app)
 
     # in the order in which a request passes them
+    journal.install(app)
     security.install(app, config)
     extensions.csrf.init_app(app)
+    limits.install(app, config)
     accounts_access.install(app)
     orgs_access.install(app)
 
     app.register_blueprint(health.bp)
     app.register_blueprint(accounts_pages)
     app.register_blueprint(jobs_pages)
+    app.register_blueprint(api_pages)
     api.install(app, jobs_api)
     components.install(app, config)
     errors.install(app)

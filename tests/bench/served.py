@@ -34,12 +34,13 @@ class Served:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[str] | None = None
     link: str = ""
+    cookie: str = ""
     started_in: float = 0.0  # seconds from the start to the sign-in line
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
-        return {**kept, "DATA_DIR": str(self.folder), "PORT": str(self.port), **self.settings}
+        return {**kept, "DATA_DIR": str(self.folder), "PORT": str(self.port), "API_RATE": "0", **self.settings}
 
     def __enter__(self) -> Served:
         began = time.monotonic()
@@ -77,11 +78,14 @@ class Served:
         ).stdout.strip()
 
     def browser(self) -> Client:
-        """Signed in through a link."""
+        """Signed in through the link of the start, which is good for once."""
         client = Client(self.port)
-        answer = client.ask("GET", "/sign-in/" + self.link.rsplit("/", 1)[1])
-        assert answer.status == 303, answer.status
-        client.headers["Cookie"] = answer.headers["Set-Cookie"].split(";")[0]
+        if not self.cookie:
+            answer = client.ask("GET", "/sign-in/" + self.link.rsplit("/", 1)[1])
+            assert answer.status == 303, answer.status
+            self.cookie = answer.headers["Set-Cookie"].split(";")[0]
+        client.headers["Cookie"] = self.cookie
+        client.headers["HX-Request"] = "true"  # as the fragments are asked for
         return client
 
     def api(self, email: str) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -11,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from app.cluster.protocol import ClusterError, Outcome
 from app.database import db
 from app.logs import service as logs
-from app.worker import collect
+from app.worker import collect, steps
 from tests.conftest import Portal
 from tests.worker.stub import Worker, ended, make_worker
 
@@ -237,3 +238,61 @@ def test_a_cluster_that_is_forgotten_in_the_middle_of_a_round_loses_no_byte(
     worker.look()
     worker.collect()
     assert worker.log(job) == b"once, and more"
+
+
+def test_a_log_that_grows_fast_is_read_more_than_once_a_round(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "PIECE", 1000)
+    fast, slow = worker.run("fast"), worker.run("slow")
+    worker.cluster.print(fast, RANDOM[:10_000])
+    worker.cluster.print(slow, b"a line\n")
+    worker.collect()
+    assert worker.log(fast) == RANDOM[: 1000 * collect.TURNS]
+    assert worker.log(slow) == b"a line\n"
+    worker.collect(2)
+    assert worker.log(fast) == RANDOM[:10_000]
+
+
+def test_a_log_that_was_given_up_stays_as_it_is_and_is_not_followed_any_more(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source may say afterwards that the end is missing: that is in the archive already."""
+    job = worker.run("one")
+    worker.cluster.print(job, b"the beginning\n")
+    worker.look()
+    worker.collect()
+    worker.cluster.show(job, ended(Outcome.FAILED, 1))
+    worker.look(2)
+    monkeypatch.setattr(steps, "LOG_PATIENCE", -1.0)
+    worker.look()
+    assert worker.portal.job("one").settled
+    size = worker.stream(job).size  # type: ignore[union-attr]  # it exists by now
+    worker.cluster.print(job, b"too late\n", end=True)
+    worker.collect(2)
+    assert worker.log(job) == b"the beginning\n"
+    assert worker.stream(job).size == size  # type: ignore[union-attr]
+    assert all(source.closed for source in worker.cluster.sources)
+    assert not worker.collector._streams
+
+
+def test_what_was_read_before_a_log_was_given_up_and_not_saved_yet_is_left_out(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = worker.run("one")
+    worker.cluster.print(job, b"the beginning\n")
+    worker.look()
+    worker.collect()
+    worker.cluster.show(job, ended(Outcome.FAILED, 1))
+    worker.look(2)
+    worker.cluster.print(job, b"too late\n")
+    save = worker.collector._save
+
+    def give_up_and_save(pieces: Any) -> None:
+        monkeypatch.setattr(steps, "LOG_PATIENCE", -1.0)
+        worker.look()
+        assert worker.portal.job("one").settled
+        save(pieces)
+
+    monkeypatch.setattr(worker.collector, "_save", give_up_and_save)
+    worker.collect()
+    assert worker.log(job) == b"the beginning\n"
+    assert not worker.collector._streams
