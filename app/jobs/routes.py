@@ -10,6 +10,7 @@ from flask import (
     Blueprint,
     Response,
     abort,
+    current_app,
     redirect,
     render_template,
     request,
@@ -26,6 +27,7 @@ from app.jobs.forms import LaunchForm
 from app.jobs.models import Job
 from app.jobs.request import allowed_clusters
 from app.jobs.service import Filter, LaunchRefused
+from app.jobs.shared import SharedAnswers
 from app.jobs.states import WORDS, State
 from app.jobs.view import JobView, digest
 from app.logs import service as logs
@@ -260,20 +262,28 @@ def poll_fragment(name: str) -> Page:
     changed = asked.get("version") != seen.version
     if not (news or changed or seen.finished) and asked.get("every") == str(seen.poll_every):
         return "", 204
-    fresh = None
-    if stream is not None and news and not (stream.size == size and stream.complete and since > stream.size):
-        fresh = log_view.new(stream, min(since, stream.size), asked.get("style", ""))
-    return render_template(
-        "jobs/_poll.html",
-        seen=seen,
-        log=fresh,
-        changed=changed,
-        since=since,
-        size=size,
-        style=asked.get("style", ""),
-        complete=asked.get("complete") == "1",
-        still=still,
-    )
+
+    def answer() -> str:
+        fresh = None
+        if stream is not None and news and not (stream.size == size and stream.complete and since > stream.size):
+            fresh = log_view.new(stream, min(since, stream.size), asked.get("style", ""))
+        return render_template(
+            "jobs/_poll.html",
+            seen=seen,
+            log=fresh,
+            changed=changed,
+            since=since,
+            size=size,
+            style=asked.get("style", ""),
+            complete=asked.get("complete") == "1",
+            still=still,
+        )
+
+    if changed or seen.finished or stream is None:
+        return answer()  # with the head of the page, which differs by role
+    ends = (stream.attempt_id, stream.rank, stream.size, stream.complete, seen.version, seen.poll_every)
+    shared: SharedAnswers = current_app.extensions.setdefault("shared answers", SharedAnswers())
+    return shared.get((request.full_path, ends), answer)
 
 
 @bp.get("/jobs/<name>/lines")
