@@ -189,9 +189,10 @@ def test_a_page_of_jobs_reads_one_range_in_order(
     only, index = LISTS[kind]
     with watched() as plans:
         jobs.page_of_jobs(here.org, only, **ends)
-    assert len(plans.statements) == 1
+    assert len(plans.statements) <= (2 if only.q else 1)
     assert plans.use({f"{index}{range_of_ids})"}), plans
-    assert not plans.detours, plans
+    one_page = {"USE TEMP B-TREE FOR ORDER BY", "SORT ['id DESC']", "SORT ['id']"}
+    assert set(plans.detours) <= (one_page if only.q else set()), plans  # what a search found is put in order
 
 
 @pytest.mark.parametrize(("only", "index"), [(Filter(state="active"), STATE), (Filter("active", 1), MINE)])
@@ -205,7 +206,7 @@ QUERIES: dict[str, tuple[Callable[[SimpleNamespace], object], set[str]]] = {
     "the counts of the tabs": (lambda here: jobs.counts(here.org), {f"{STATE})"}),
     "whether there are jobs": (
         lambda here: jobs.has_jobs(here.org),
-        {"ix_jobs_org_id_user_id_id (org_id=?)"},
+        {"ix_jobs_org_id_user_id_state_id (org_id=?)"},
     ),
     "a job by its name": (
         lambda here: jobs.readable_job(here.lab, "job-3"),

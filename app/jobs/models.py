@@ -64,9 +64,9 @@ class Job(Base):
         UniqueConstraint("org_id", "user_id", "idempotency_key"),
         # lists: newest first, whole or narrowed; the name is in the index so that a search reads nothing else
         Index("ix_jobs_org_id_id", "org_id", "id", "name"),
-        Index("ix_jobs_org_id_state_id", "org_id", "state", "id"),
-        Index("ix_jobs_org_id_user_id_id", "org_id", "user_id", "id"),
-        Index("ix_jobs_org_id_user_id_state_id", "org_id", "user_id", "state", "id"),
+        Index("ix_jobs_org_id_state_id", "org_id", "state", "id", "name"),
+        Index("ix_jobs_org_id_user_id_id", "org_id", "user_id", "id", "name"),
+        Index("ix_jobs_org_id_user_id_state_id", "org_id", "user_id", "state", "id", "name"),
         # the worker's to-do list
         Index(
             "ix_jobs_unsettled",

@@ -239,6 +239,12 @@ def _jobs(query: Select[Any], only: Filter, order: Any, limit: int) -> list[Job]
         each = (query.with_only_columns(Job.id).where(Job.state == state) for state in ACTIVE)
         ids = union_all(*(select(one.order_by(order).limit(limit).subquery().c.id) for one in each))
         query = select(Job).where(Job.id.in_(ids))
+    elif only.q:
+        # the index holds the name: rows are only read of what was found, which PostgreSQL does not see by itself
+        found = db.session.scalars(query.with_only_columns(Job.id).order_by(order).limit(limit)).all()
+        if not found:
+            return []
+        query = select(Job).where(Job.id.in_(found))
     return list(db.session.scalars(query.options(defer(Job.spec)).order_by(order).limit(limit)))
 
 

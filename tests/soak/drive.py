@@ -48,6 +48,7 @@ PEOPLE = 4
 AT_ONCE = 150  # jobs that are not settled
 EACH_TICK = 20  # launches at most
 STUCK = 3000  # ticks after which a job that is not settled counts as lost
+CALM_EVERY, CALM = 250, 35  # ticks; of so many, the last ones in which nothing goes wrong and a minute passes in each
 PARTS = 20  # of a run, compared with each other
 KEEP_QUIET = ("simpletrain", "simpletrain.worker")
 
@@ -175,7 +176,12 @@ class Soak:
     def _tick(self) -> None:
         left = self._open.values() if self._launched >= self._count else ()
         only_waits = left and all(each.asked.endless_log and each.final_at is not None for each in left)
-        self._clock.sleep(60.0 if only_waits else 1.0)
+        # a worker gives up a log that never ends once it has waited for long itself: now and then one lives that long
+        calm = self._world.tick % CALM_EVERY >= CALM_EVERY - CALM
+        self._faults.armed = not calm
+        if calm:
+            self._world.silent_until = [0] * CLUSTERS
+        self._clock.sleep(60.0 if calm or only_waits else 1.0)
         self._world.pass_time()
         self._people()
         self._at_work(self._round)

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
+from app.accounts import secrets
 from app.config import Config
 from app.database import db
 from app.installation.service import Taken
@@ -115,6 +116,7 @@ def test_a_stopped_server_answers_503_and_after_its_start_everything_goes_on(
 ) -> None:
     server, other = own_server
     client = other.app.test_client()
+    bearer = {"Authorization": f"Bearer st_{secrets.public_id()}_{secrets.random_secret()}"}
     assert client.get("/readyz").status_code == 200
     with take(other.config) as place:
         server.stop(signal.SIGQUIT)  # as in a crash
@@ -122,7 +124,7 @@ def test_a_stopped_server_answers_503_and_after_its_start_everything_goes_on(
             answer = client.get(path)
             assert answer.status_code == 503, path
             assert int(answer.headers["Retry-After"]) > 0
-        answer = client.get("/api/me", headers={"Authorization": "Bearer st_x_y"})
+        answer = client.get("/api/me", headers=bearer)
         assert (answer.status_code, answer.mimetype) == (503, "application/problem+json")
         assert client.get("/healthz").status_code == 200
         place.wait(0)
@@ -130,7 +132,7 @@ def test_a_stopped_server_answers_503_and_after_its_start_everything_goes_on(
             pass
         server.start()
         assert client.get("/readyz").status_code == 200, "no restart is needed"
-        assert client.get("/api/me", headers={"Authorization": "Bearer st_x_y"}).status_code == 401
+        assert client.get("/api/me", headers=bearer).status_code == 401
         eventually(lambda: not place.wait(0.05) and place._line is not None, "the worker's line")
 
 
