@@ -118,7 +118,7 @@ try:
         if answer.headers["Log-Complete"] == "true":
             break
         since = "&since=" + answer.headers["Log-Cursor"]
-        time.sleep(1)
+        time.sleep(int(answer.headers.get("Log-Poll", 1)))
 except KeyboardInterrupt:  # Ctrl-C stops the job
     call("DELETE", f"{{here}}?org={{ORG}}")
 
