@@ -50,10 +50,10 @@ class Config:
     session_hours: int = setting("SESSION_HOURS", 24 * 30, "a sign-in ends after this many hours, whatever happens")
     session_idle_hours: int = setting("SESSION_IDLE_HOURS", 24 * 7, "a sign-in ends after so many hours without use")
     api_rate: int = setting(
-        "API_RATE", 3000, "requests a minute that one token may make of the API, for each web process; 0: no limit"
+        "API_RATE", 12_000, "requests a minute that one token may make of the API, for each web process; 0: no limit"
     )
     api_failure_rate: int = setting(
-        "API_FAILURE_RATE", 60, "requests a minute without a valid token that one address may make, likewise"
+        "API_FAILURE_RATE", 600, "requests a minute without a valid token that one address may make, likewise"
     )
     log_limit: int = setting("LOG_LIMIT", 1 << 30, "bytes kept of each rank's log: head and tail, a marked gap between")
     retain_jobs_days: int = setting(

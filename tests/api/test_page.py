@@ -110,7 +110,7 @@ def test_an_org_without_presets_is_told_what_to_do(portal: Portal) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({}, "A token may make 3,000 requests a minute"),
+        ({}, "A token may make 12,000 requests a minute"),
         ({"api_rate": 90}, "A token may make 90 requests a minute"),
         ({"api_rate": 0}, "This portal sets no limit for a token."),
         ({"api_failure_rate": 12}, "Without a valid token an address may ask 12 times a minute."),
