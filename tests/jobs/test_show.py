@@ -447,3 +447,22 @@ def test_a_page_that_shows_one_place_of_the_log_still_follows_the_state(portal: 
     assert "Cancelled" in answer.text
     assert 'id="lines-' not in answer.text
     assert portal.job("one").version > job.version
+
+
+def test_people_who_watch_the_same_lines_share_them_and_nothing_else(portal: Portal, world: World) -> None:
+    portal.launch("job")
+    attempt = world.begin("job")
+    world.print(attempt, b"first\n")
+    bob, vera, mallory = portal.browser("bob"), portal.browser("vera"), portal.browser("mallory")
+    pages = {who: BeautifulSoup(who.client.get(PAGE).text, "html.parser") for who in (bob, vera)}
+    world.print(attempt, b"second\n")
+    answers = [who.client.get(poller(page)["hx-get"]).text for who, page in pages.items()]
+    assert answers[0] == answers[1]
+    assert "second" in answers[0]
+    path = poller(pages[bob])["hx-get"]
+    assert mallory.client.get(path).status_code == 404, "what is kept is nobody's way in"
+    world.print(attempt, b"third\n")
+    assert "third" in bob.client.get(path).text, "what is kept is never old news"
+    world.change("job", lambda job: setattr(job, "reason_text", "It goes on."))
+    heads = [BeautifulSoup(who.client.get(path).text, "html.parser") for who in (bob, vera)]
+    assert [f"{PAGE}/stop" in str(head) for head in heads] == [True, False]
