@@ -110,6 +110,10 @@ def _trim(to: LogStream, limit: int) -> None:
         return
     first = min(row.first_byte for row in gone)
     end = max(row.first_byte + row.size for row in gone)
+    # what the cluster skipped right behind them belongs to the same hole
+    behind = db.session.get(LogGap, (to.attempt_id, to.rank, end))
+    if behind is not None and behind.size is not None:
+        end += behind.size
     gap = db.session.scalar(
         select(LogGap)
         .where(

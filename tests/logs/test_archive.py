@@ -214,6 +214,16 @@ def test_no_byte_is_missing_unmarked_beyond_the_limit_with_other_gaps(
     assert stream.size == len(truth.cells)
 
 
+def test_what_the_cluster_skipped_right_behind_the_hole_is_part_of_it(printer: Printer) -> None:
+    limit = 1 << 20
+    stream = printer.fresh()
+    printer.print(stream, b"a" * (2 << 20), 0, limit)
+    printer.print(stream, b"b" * (1 << 19), 1 << 20, limit)
+    (gap,) = service.gaps(stream.attempt_id, stream.rank, 0, stream.size)
+    assert (gap.first_byte, gap.end) == (1 << 19, 3 << 20)
+    assert service.read(stream.attempt_id, stream.rank, 0).data == b"a" * (1 << 19) + b"b" * (1 << 19)
+
+
 def test_whoever_stopped_to_read_in_the_middle_is_told_what_went_missing_there(
     printer: Printer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,9 @@ def test_the_portal_uses_every_right_of_its_role_and_asks_for_nothing_else(porta
     registered(portal)
     portal.kill_all()
     portal.without_web()
+    portal.launch("halfway", GANG, nodes=2)
+    assert portal.worker(fault="kubernetes.after_service").ended() == -9
+    portal.stop("halfway")  # there is a Service, and no Job whose end would take it along
     portal.launch("gang", GANG, nodes=2)
     for point in ("kubernetes.after_service", "kubernetes.after_job"):  # the next finds what this one made
         assert portal.worker(fault=point).ended() == -9
@@ -110,7 +113,8 @@ def test_the_portal_uses_every_right_of_its_role_and_asks_for_nothing_else(porta
     portal.namespace.kubectl("delete", "jobs", "-l", f"simpletrain.io/job={uid}", "--cascade=orphan")
     portal.open_gate("orphaned")
     assert portal.until("orphaned", "lost")["reason"]["code"] == "removed"
-    portal.until_clean("gang", "orphaned")
+    assert portal.until("halfway", "cancelled")
+    portal.until_clean("gang", "halfway", "orphaned")
     worker.popen.terminate()
     worker.ended()
     entries = seen.of_portal()
