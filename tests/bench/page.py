@@ -22,6 +22,21 @@ EXPLANATION = """\
 - A search for a name that nothing matches reads the whole range of the org in one index, and nothing of other orgs.
 - The Kubernetes of the tests runs on this machine as well: its API server, its node and its pods take the cores that
   the portal would have. The bare client does the same requests with nothing around them.
+- A poll with new lines that somebody else asked for in the same two seconds is answered with the same words, made once:
+  the row of 20 new lines is of such polls.
+
+## What is missed, and why
+- *200 people, one web process*: 200 polls a second of 4 ms each keep the one Python process busy for 80 to 100 % of a
+  core, and whoever comes in a queue waits. The poll was profiled (no part of it stands out: a session, a membership, a
+  job, its attempt with the log, a cluster, at 0.3 ms each and the frame around them) and went from 15 statements to
+  5. With that and with shared words the p95 on SQLite is 0.45 s, after 1.8 s on the machine at load 8. With
+  `WEB_WORKERS=2` the same crowd on SQLite had p50 4.3 ms and p95 79 ms, 0 errors (2026-11-24, same machine); the
+  default stays 1 so that an idle portal stays under 200 MB.
+- *A poll on PostgreSQL*: each statement crosses a socket, and the pool asks a connection whether it lives before it is
+  used, which is what lets a portal survive its server's restart without one lost request. `WEB_WORKERS` is the way here
+  too; it was not measured with PostgreSQL.
+- *50 launches at once on Kubernetes* go out one after the other, each with two commits, so that the order in which
+  people came is kept: 0.1 s each.
 
 `make soak` and what one portal holds: [scaling.md](scaling.md).
 """
