@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from app import create_app
 from app.config import Config
 from app.database import db
 from app.jobs.models import Job
-from tests.conftest import KEY, FurnishIn, Portal
+from tests.conftest import KEY, FurnishIn, Portal, furnishing
 from tests.crash.portals import Answer, Served, wait_for
 from tests.real import plugin
 from tests.real.cluster import audit, tenants
@@ -216,3 +217,19 @@ def namespace_for_many(
     yield Namespace(cluster, name, file.read_text(), file)
     with shared():
         tenants.delete(cluster.api, name)
+
+
+@contextmanager
+def portal_for_many(
+    request: pytest.FixtureRequest, cluster: Cluster, name: str, folder: Path, database: str, **settings: str
+) -> Iterator[Real]:
+    """A portal with a namespace of its own, for the tests of a module. Nothing of it is started yet."""
+    with (
+        furnishing(request, database) as furnish,
+        namespace_for_many(request, cluster, f"{name}-{secrets.token_hex(4)}", folder) as namespace,
+    ):
+        portal = Real(folder / "portal", furnish, namespace, **settings)
+        try:
+            yield portal
+        finally:
+            portal.clean_up()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,10 +11,9 @@ import pytest
 from app.clusters import service as clusters
 from app.clusters.models import ClusterRow
 from app.database import db, now
-from tests.conftest import furnishing
 from tests.crash.portals import wait_for
 from tests.real.cluster.cluster import Cluster, Namespace
-from tests.real.portals import LINES, Real, namespace_for_many, once, states
+from tests.real.portals import LINES, Real, once, portal_for_many, states
 
 CONTENT = """
 import random
@@ -66,15 +64,8 @@ def served(
 ) -> Iterator[Real]:
     """A portal that the tests of this module share: each has jobs with names of its own, and leaves none."""
     folder = tmp_path_factory.mktemp("real")
-    with (
-        furnishing(request, DATABASE) as furnish,
-        namespace_for_many(request, real_cluster, f"portal-{secrets.token_hex(4)}", folder) as namespace,
-    ):
-        portal = Real(folder / "portal", furnish, namespace)
-        try:
-            yield portal
-        finally:
-            portal.clean_up()
+    with portal_for_many(request, real_cluster, "portal", folder, DATABASE) as portal:
+        yield portal
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import secrets
 import threading
 from collections.abc import Iterator
 from http.cookiejar import CookieJar
@@ -18,10 +17,9 @@ import yaml
 from app.accounts import service as accounts
 from app.cluster.kubernetes.probe import NEEDS
 from app.database import transaction
-from tests.conftest import furnishing
 from tests.crash.portals import REPOSITORY, wait_for
 from tests.real.cluster.cluster import Cluster, Namespace
-from tests.real.portals import LINES, Audit, Real, kinds, namespace_for_many
+from tests.real.portals import LINES, Audit, Real, kinds, portal_for_many
 
 ROLE = yaml.safe_load((REPOSITORY / "k8s/rbac/role.yaml").read_text())
 RIGHTS = {(verb, resource) for rule in ROLE["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
@@ -55,15 +53,8 @@ def served(
 ) -> Iterator[Real]:
     """A portal that the tests of this module share. It says all that it can say."""
     folder = tmp_path_factory.mktemp("real")
-    with (
-        furnishing(request, DATABASE) as furnish,
-        namespace_for_many(request, real_cluster, f"rights-{secrets.token_hex(4)}", folder) as namespace,
-    ):
-        portal = Real(folder / "portal", furnish, namespace, LOG_LEVEL="DEBUG")
-        try:
-            yield portal
-        finally:
-            portal.clean_up()
+    with portal_for_many(request, real_cluster, "rights", folder, DATABASE, LOG_LEVEL="DEBUG") as portal:
+        yield portal
 
 
 @pytest.fixture
