@@ -332,7 +332,9 @@ def test_the_worker_reads_the_jobs_that_are_not_settled_and_no_others(here: Simp
     of_jobs = {index for index in plans.indexes if "attempts" not in index}
     assert of_jobs, plans
     assert all(index.startswith(PARTIAL.partition(" (")[0]) for index in of_jobs), plans
-    assert not plans.detours, plans
+    # PostgreSQL 18 reads a table of one attempt whole, whatever it is told of the price
+    few = {"SCAN attempts"} if isinstance(plans, PostgresqlPlans) else set()
+    assert set(plans.detours) <= few, plans
 
 
 def test_the_form_counts_the_jobs_ahead_among_those_that_are_not_settled(here: SimpleNamespace) -> None:
