@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 import flask_login
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import joinedload
 
@@ -217,13 +217,17 @@ def begin_session(user: User, hours: int, browser: str, address: str) -> str:
     return secret
 
 
+# asked with each request of a page, so it is built once
+_SESSION = (
+    select(UserSession)
+    .options(joinedload(UserSession.user, innerjoin=True))
+    .where(UserSession.secret_hash == bindparam("digest"))
+)
+
+
 def session_of(secret: str, idle_hours: int) -> UserSession | None:
     """The live session that a cookie belongs to."""
-    found = db.session.scalar(
-        select(UserSession)
-        .options(joinedload(UserSession.user, innerjoin=True))
-        .where(UserSession.secret_hash == secrets.digest(secret))
-    )
+    found = db.session.scalar(_SESSION, {"digest": secrets.digest(secret)})
     if found is None or found.expires_at < now() or found.seen_at < now() - timedelta(hours=idle_hours):
         return None
     return found if found.user.is_active else None

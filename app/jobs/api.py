@@ -15,14 +15,12 @@ from app.api import cursors
 from app.api.openapi import Answer, Reply, Value, operation
 from app.api.request import Body, Digits, OfOrg, Whole, invalid, member, reply
 from app.clusters import service as clusters
-from app.database import now
 from app.errors import Problem, api_problem
-from app.jobs import service
+from app.jobs import pulse, service
 from app.jobs.models import Job, JobAttempt
 from app.jobs.request import COMMAND_LIMIT, ENV_LIMIT
 from app.jobs.service import Filter, LaunchRefused, LaunchRequest
 from app.jobs.states import State
-from app.jobs.view import QUICK, SLOW, STILL
 from app.logs import service as logs
 from app.orgs.models import Org, Role
 from app.presets.content import ENV_NAME, NAME, NAME_RULE
@@ -377,7 +375,7 @@ def read_log(asked: LogQuery, name: str) -> Response:
         headers["Log-Complete"] = "true"
     else:
         moved = printed_at or job.started_at or job.created_at
-        headers["Log-Poll"] = str(0 if not part.at_end else QUICK if moved > now() - STILL else SLOW)
+        headers["Log-Poll"] = str(0 if not part.at_end else pulse.pace(moved))
     if part.gaps:
         headers["Log-Gap"] = ", ".join(
             f"{gap.first_byte}+{gap.size if gap.size is not None else '?'}" for gap in part.gaps

@@ -22,9 +22,10 @@ from werkzeug.wrappers import Response as Answer
 from app.accounts.service import current_user
 from app.clusters import service as clusters
 from app.database import db
-from app.jobs import preview, service
+from app.jobs import preview, pulse, service
 from app.jobs.forms import LaunchForm
 from app.jobs.models import Job
+from app.jobs.pulse import Shown
 from app.jobs.request import allowed_clusters
 from app.jobs.service import Filter, LaunchRefused
 from app.jobs.shared import SharedAnswers
@@ -252,38 +253,36 @@ def show(name: str) -> Page:
 @bp.get("/jobs/<name>/poll")
 def poll_fragment(name: str) -> Page:
     """State and log together: one poll a page. 204 while there is nothing new and the pace is right."""
-    seen = _view(name)
     asked = request.args
-    since, size = _id("since") or 0, _id("size") or 0
-    stream = seen.stream
-    still = asked.get("still") == "1"  # the page shows one place of the log, and stays there
-    news = stream is not None and (stream.size > size or (stream.complete and asked.get("complete") != "1"))
-    news = news and not still
-    changed = asked.get("version") != seen.version
-    if not (news or changed or seen.finished) and asked.get("every") == str(seen.poll_every):
+    rank, since = _id("rank") or 0, _id("since") or 0
+    shown = Shown(
+        version=asked.get("version", ""),
+        size=_id("size") or 0,
+        complete=asked.get("complete") == "1",
+        every=asked.get("every", ""),
+        still=asked.get("still") == "1",
+    )
+    now = pulse.read(current_org.id, name, rank, _id("attempt"))
+    if now is None:
+        raise service.JobNotFound(name)
+    if rank >= now.nodes:
+        abort(404)
+    if shown.is_up_to_date(now):
         return "", 204
-
-    def answer() -> str:
-        fresh = None
-        if stream is not None and news and not (stream.size == size and stream.complete and since > stream.size):
-            fresh = log_view.new(stream, min(since, stream.size), asked.get("style", ""))
-        return render_template(
-            "jobs/_poll.html",
-            seen=seen,
-            log=fresh,
-            changed=changed,
-            since=since,
-            size=size,
-            style=asked.get("style", ""),
-            complete=asked.get("complete") == "1",
-            still=still,
-        )
-
-    if changed or seen.finished or stream is None:
-        return answer()  # with the head of the page, which differs by role
-    ends = (stream.attempt_id, stream.rank, stream.size, stream.complete, seen.version, seen.poll_every)
     shared: SharedAnswers = current_app.extensions.setdefault("shared answers", SharedAnswers())
-    return shared.get((request.full_path, ends), answer)
+    if not shown.lacks_news(now) and (answer := shared.find((request.full_path, now))):
+        return answer
+    seen = _view(name)
+    now = seen.pulse  # it may have moved on between two statements
+    log = None
+    if seen.stream is not None and shown.lacks_lines(now) and not (now.size == shown.size and since > now.size):
+        log = log_view.new(seen.stream, min(since, now.size), asked.get("style", ""))
+    answer = render_template(
+        "jobs/_poll.html", seen=seen, shown=shown, log=log, since=since, style=asked.get("style", "")
+    )
+    if not shown.lacks_news(now):
+        shared.keep((request.full_path, now), answer)
+    return answer
 
 
 @bp.get("/jobs/<name>/lines")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 FRESH = 2.0  # seconds: "last line 3 s ago" may be that much late
 MOST = 128  # answers
@@ -22,17 +22,17 @@ class SharedAnswers:
         self._kept: OrderedDict[Hashable, tuple[float, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], str]) -> str:
-        """The answer that was made for this key a moment ago, or a new one."""
+    def find(self, key: Hashable) -> str | None:
+        """The answer that was made for this key a moment ago."""
         with self._lock:
             made_at, answer = self._kept.get(key, (0.0, ""))
-        if answer and time.monotonic() < made_at + FRESH:
-            return answer
-        answer = make()
-        if len(answer) <= LARGEST:
-            with self._lock:
-                self._kept[key] = (time.monotonic(), answer)
-                self._kept.move_to_end(key)
-                while len(self._kept) > MOST:
-                    self._kept.popitem(last=False)
-        return answer
+        return answer if answer and time.monotonic() < made_at + FRESH else None
+
+    def keep(self, key: Hashable, answer: str) -> None:
+        if len(answer) > LARGEST:
+            return
+        with self._lock:
+            self._kept[key] = (time.monotonic(), answer)
+            self._kept.move_to_end(key)
+            while len(self._kept) > MOST:
+                self._kept.popitem(last=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -16,16 +15,14 @@ from app.clusters.service import ClusterKind, ClusterRow
 from app.clusters.settings import kubernetes_settings
 from app.database import now
 from app.installation import service as installation
-from app.jobs import service
+from app.jobs import pulse, service
 from app.jobs.models import Job, JobAttempt, JobEvent, JobRank
+from app.jobs.pulse import Pulse
 from app.jobs.request import as_api_body
 from app.jobs.states import FINAL, State
 from app.logs import service as logs
 from app.logs.service import LogStream
 from app.orgs.models import Role
-
-QUICK, SLOW = 1, 5  # seconds between polls while something moves, and when nothing does
-STILL = timedelta(seconds=45)  # without a new byte or state for so long, nothing moves
 
 
 @dataclass
@@ -99,16 +96,9 @@ class JobView:
     def silent_since(self) -> Any:
         return None if self.job.state.final else clusters.silent_since(self.cluster)
 
-    @property
-    def version(self) -> str:
-        """Changes with everything that the page shows of the job beside its log."""
-        return f"{self.job.version}{'s' if self.silent_since else ''}"
-
-    @property
-    def finished(self) -> bool:
-        """Nothing on the page will change any more."""
-        stream_ends = self.stream is not None and self.stream.complete  # none: the first of it may be on its way
-        return self.job.state.final and (self.job.settled or stream_ends)
+    @cached_property
+    def pulse(self) -> Pulse:
+        return pulse.pulse(self.job, self.stream, self.cluster)
 
     @property
     def may_stop(self) -> bool:
@@ -131,21 +121,6 @@ class JobView:
         """The rank that failed first: what came later is mostly its consequence."""
         bad = [rank for rank in self.ranks if rank.exit_code and rank.finished_at is not None]
         return min(bad, key=lambda rank: rank.finished_at or now(), default=None)
-
-    @property
-    def poll_every(self) -> int:
-        moved = max(
-            moment
-            for moment in (
-                self.job.created_at,
-                self.job.started_at,
-                self.job.stop_asked_at,
-                self.job.finished_at,
-                self.stream.last_at if self.stream is not None else None,
-            )
-            if moment is not None
-        )
-        return QUICK if moved > now() - STILL else SLOW
 
 
 def api_body(seen: JobView, org: str) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import contains_eager
 
 from app.accounts.service import User
@@ -44,8 +44,8 @@ def create(slug: str, name: str = "") -> Org:
         raise OrgError(
             "A slug is 1 to 40 lower-case letters, digits and dashes, with a letter first and no dash at the end."
         )
-    if len(name.strip()) > 100:
-        raise OrgError("The name of an org has 100 characters at most.")
+    if len(name.strip()) > 100 or not name.strip().isprintable():
+        raise OrgError("The name of an org is one line of 100 characters at most.")
     if db.session.scalar(select(Org).where(Org.slug == slug)):
         raise OrgError(f"There is an org {slug} already.")
     org = Org(slug=slug, name=name.strip() or slug)
@@ -116,13 +116,17 @@ def of_user(user_id: int) -> list[Membership]:
     )
 
 
+# asked with each request below /orgs/ORG/, so it is built once
+_MEMBERSHIP = (
+    select(Membership)
+    .join(Membership.org)
+    .options(contains_eager(Membership.org))
+    .where(Membership.user_id == bindparam("user_id"), Org.slug == bindparam("slug"))
+)
+
+
 def membership(user_id: int, slug: str) -> Membership | None:
     """None for an org that does not exist and for one of others alike: nobody learns which."""
     if not _SLUG.fullmatch(slug):
         return None  # not everything that a request can hold can be asked of a database
-    return db.session.scalar(
-        select(Membership)
-        .join(Membership.org)
-        .options(contains_eager(Membership.org))
-        .where(Membership.user_id == user_id, Org.slug == slug)
-    )
+    return db.session.scalar(_MEMBERSHIP, {"user_id": user_id, "slug": slug})

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from sqlalchemy import event
 
-from app.database import now, transaction
-from app.jobs import service
+from app.database import db, now, transaction
+from app.jobs import pulse, service
 from app.jobs.models import JobRank
 from app.jobs.states import State
 from tests.conftest import Browser, Portal
@@ -221,6 +222,44 @@ def test_polls_bring_new_lines_and_new_states(portal: Portal, bob: Browser, worl
     assert follow(bob, news)[0] == 204
 
 
+def test_a_poll_with_nothing_new_asks_three_things_of_the_database(portal: Portal, bob: Browser, world: World) -> None:
+    """Who asks, whether they are in the org, and how far the job is: two hundred people ask this each second."""
+    portal.launch("job")
+    world.print(world.begin("job"), b"hello\n")
+    bob.get(PAGE)
+    asked: list[str] = []
+
+    def note(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    with portal.app.app_context():
+        event.listen(db.engine, "before_cursor_execute", note)
+    assert follow(bob, bob.page)[0] == 204
+    assert len([statement for statement in asked if statement.startswith("SELECT")]) == 3
+
+
+def test_a_state_that_changes_while_a_poll_looks_is_told(
+    portal: Portal, bob: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL each statement sees what is newest: the first may know less than those after it."""
+    portal.launch("job")
+    attempt = world.begin("job")
+    bob.get(PAGE)
+    page = bob.page
+    world.print(attempt, b"one\n")
+    before = portal.read(lambda: pulse.read(portal.job("job").org_id, "job", 0, None))
+    assert before is not None
+    world.finish("job", State.SUCCEEDED)
+    with monkeypatch.context() as patched:
+        patched.setattr("app.jobs.pulse.read", lambda *_: before)
+        for browser, may_launch in ((bob, True), (portal.browser("vera"), False)):
+            _, news = follow(browser, page)
+            head = str(news.find("hx-partial", {"hx-target": "#job-head"}))
+            assert "Succeeded" in head
+            assert (f"{PAGE}/again" in head) is may_launch, "what is told to one is not told to another"
+            assert log_lines(news) == [("L1", "one")]
+
+
 def test_what_polls_bring_put_together_is_the_page(portal: Portal, bob: Browser, world: World) -> None:
     portal.launch("job")
     attempt = world.begin("job")
@@ -288,7 +327,7 @@ def test_polls_are_slower_while_nothing_moves(
     bob.get(PAGE)
     assert poller(bob.page)["hx-trigger"] == "every 1s"
     later = now() + timedelta(minutes=5)
-    monkeypatch.setattr("app.jobs.view.now", lambda: later)
+    monkeypatch.setattr("app.jobs.pulse.now", lambda: later)
     status, page = follow(bob, bob.page)
     assert status == 200
     assert poller(page)["hx-trigger"] == "every 5s"

@@ -59,7 +59,7 @@ def name_of(config: Config) -> str:
 def cut_all(server: Postgresql, config: Config) -> int:
     """End every connection to a database, as a failover or an operator does: how many there were."""
     rows = server.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
         f"WHERE datname = '{name_of(config)}' AND pid <> pg_backend_pid()"
     )
     return len(rows)
@@ -134,6 +134,15 @@ def test_a_stopped_server_answers_503_and_after_its_start_everything_goes_on(
         assert client.get("/readyz").status_code == 200, "no restart is needed"
         assert client.get("/api/me", headers=bearer).status_code == 401
         eventually(lambda: not place.wait(0.05) and place._line is not None, "the worker's line")
+
+
+@on_postgresql
+def test_connections_that_were_cut_are_replaced_before_anybody_notices(portal: Portal, postgresql: Postgresql) -> None:
+    api = portal.api("bob")
+    for _ in range(3):
+        assert api.get("/api/me").status_code == 200
+        assert cut_all(postgresql, portal.config) >= 1
+    assert api.post("/api/jobs", json={"preset": "plain", "command": "true"}).status_code == 201
 
 
 @on_postgresql
