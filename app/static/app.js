@@ -91,7 +91,7 @@ if (log) {
   let lastTop = 0;
   let lastHeight = 0;
   let pressed = false; // a hand is on the bar or draws a selection
-  let meant = 0; // when the reader last did something that can scroll
+  let meant = -Infinity; // when the reader last did something that can scroll
 
   const left = () => log.scrollHeight - log.clientHeight - log.scrollTop;
   const note = () => {
@@ -219,7 +219,6 @@ if (log) {
   };
   show();
   addEventListener("load", () => requestAnimationFrame(show));
-  document.querySelector(".ranks [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 
   // the tab says how the job stands
   const head = document.getElementById("job-head");
@@ -229,6 +228,10 @@ if (log) {
     if (state && title !== document.title) document.title = title;
   }).observe(head, { childList: true, subtree: true, characterData: true });
 }
+
+// where tabs or ranks do not all fit, the one in question is in sight
+
+document.querySelector(":is(.tabs, .ranks) [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 
 // the launch form: its own buttons work at once; the server then draws limits and summary anew
 

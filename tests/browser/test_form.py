@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from playwright.sync_api import Page, Request, expect
 
-from .conftest import Site
+from .conftest import Person, Site
 
 
 def opens(page: Page, site: Site, preset: str = "plain") -> None:
@@ -54,6 +55,28 @@ def test_another_preset_brings_its_defaults_and_leaves_what_was_typed(site: Site
     expect(page.get_by_label("GPUs per node")).to_have_value("0")
     page.get_by_role("radio", name=re.compile("^trainer")).check()
     expect(page.get_by_role("textbox", name="Command")).to_have_value("python train.py")
+
+
+def test_a_refused_launch_leads_to_what_needs_a_change(site: Site, open_browser: Callable[..., Person]) -> None:
+    page = open_browser(viewport={"width": 320, "height": 640}).page()
+    opens(page, site)
+    page.get_by_role("textbox", name="Command").fill("true")
+    page.get_by_role("textbox", name="Name", exact=True).fill("Wrong Name")
+    page.get_by_role("button", name="Launch").click()
+    expect(page.locator("#launch-error")).to_be_focused()
+    expect(page.locator("#launch-error")).to_be_in_viewport(ratio=1)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("textbox", name="Name", exact=True)).to_be_in_viewport(ratio=1)
+
+
+def test_the_value_of_a_variable_has_room_on_a_phone(site: Site, open_browser: Callable[..., Person]) -> None:
+    page = open_browser(viewport={"width": 320, "height": 640}).page()
+    opens(page, site)
+    box = page.get_by_label("Its value").bounding_box()
+    assert box is not None
+    assert box["width"] > 100
 
 
 def test_variables_are_added_and_taken_out(site: Site, page: Page) -> None:

@@ -59,6 +59,20 @@ def test_the_log_follows_its_end_until_somebody_scrolls_up(site: Site, feed: Fee
     is_at_end(page)
 
 
+def test_a_short_log_below_the_fold_takes_its_room_at_once_and_goes_on_following(
+    site: Site, open_browser: Callable[..., Person]
+) -> None:
+    page = open_browser(viewport={"width": 320, "height": 480}).page()
+    name = site.finished("echo short")
+    page.goto(site.job(name))
+    height = page.evaluate("document.documentElement.scrollHeight")
+    expect(line(page, 1)).not_to_be_in_viewport()
+    page.locator("#log").scroll_into_view_if_needed()
+    expect(line(page, 1)).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollHeight") == height
+    follows(page)
+
+
 def _is_whole(page: Page, number: int) -> bool:
     return bool(
         line(page, number).evaluate(

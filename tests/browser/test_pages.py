@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
-from .conftest import Feed, Person, Site
+from .conftest import Feed, Person, Site, until
 
 
 def test_the_first_visit_launches_a_job_with_one_click(site: Site, page: Page) -> None:
@@ -30,6 +30,23 @@ def test_a_job_is_stopped_from_its_dialog(site: Site, feed: Feed, page: Page) ->
     dialog.get_by_role("button", name="Stop the job").click()
     expect(page.locator("#job-head").get_by_text("Cancelled", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name="Stop")).to_have_count(0)
+
+
+def test_the_question_before_a_stop_follows_the_job_and_offers_to_keep_it_first(site: Site, page: Page) -> None:
+    holders = [site.launch("sleep 600") for _ in range(12)]  # one for each slot of the portal
+    waits = site.launch("sleep 600")
+    until(lambda: site.ask("GET", f"jobs/{waits}")["reason"]["code"] in ("no_free_slot", "behind"))
+    page.goto(site.job(waits))
+    dialog = page.get_by_role("dialog")
+    page.get_by_role("link", name="Stop").click()
+    expect(dialog).to_contain_text("it leaves the queue")
+    expect(dialog.get_by_role("button", name="Keep it in the queue")).to_be_focused()
+    for holder in holders:
+        site.stop(holder)
+    expect(dialog).to_contain_text("to write a checkpoint")
+    expect(dialog.get_by_role("button", name="Keep it running")).to_be_focused()
+    dialog.get_by_role("button", name="Stop the job").click()
+    expect(page.locator("#job-head").get_by_text("Cancelled", exact=True)).to_be_visible()
 
 
 def test_a_failed_job_says_why_and_what_would_help(site: Site, page: Page) -> None:
@@ -68,6 +85,12 @@ def test_the_list_renews_itself_and_leaves_the_search_field_alone(site: Site, fe
     expect(page.locator(f"#job-{feed.name}")).to_be_visible()
     page.get_by_role("radio", name="Mine").check()
     expect(page).to_have_url(re.compile("mine=1"))
+
+
+def test_the_current_tab_is_in_sight_on_a_phone(site: Site, feed: Feed, open_browser: Callable[..., Person]) -> None:
+    page = open_browser(viewport={"width": 320, "height": 640}).page()
+    page.goto(site.address("jobs?state=lost"))
+    expect(page.locator(".tabs [aria-current]")).to_be_in_viewport(ratio=0.9)
 
 
 def test_menus_open_and_close_by_keyboard(site: Site, page: Page) -> None:

@@ -63,6 +63,21 @@ def test_loading_the_page_of_a_new_token_again_neither_shows_it_nor_makes_anothe
     assert status(site, token) == 200
 
 
+def test_a_phone_reaches_every_button_of_its_account_without_scrolling_sideways(
+    site: Site, open_browser: Callable[..., Person]
+) -> None:
+    page = open_browser(viewport={"width": 320, "height": 640}).page()
+    name = "evaluation of every night from the server that builds"
+    make(site, page, name)
+    page.goto(f"{site.url}/account")
+    for group in ("Sessions", "API tokens"):
+        wider = page.get_by_role("group", name=group).evaluate("part => part.scrollWidth - part.clientWidth")
+        assert wider == 0, group
+    revoke = page.get_by_role("row", name=name).get_by_role("link", name="Revoke")
+    revoke.scroll_into_view_if_needed()
+    expect(revoke).to_be_in_viewport(ratio=1)
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_a_token_is_revoked_after_a_question(site: Site, open_browser: Callable[..., Person], script: bool) -> None:
     page = open_browser(java_script_enabled=script).page()
