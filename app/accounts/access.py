@@ -135,14 +135,19 @@ def sign_out() -> None:
 def current_session() -> UserSession | None:
     """The live session of this browser. Only reads, so that it may be asked inside a transaction too."""
     if "user_session" not in g:
-        secret = session.get("sid")
-        config: Config = current_app.config["PORTAL"]
-        found = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
-        if found is not None:
-            db.session.expunge(found)  # as with a token: it may end while this request runs
-        g.user_session = found
+        g.user_session = session_now()
     known: UserSession | None = g.user_session
     return known
+
+
+def session_now() -> UserSession | None:
+    """The same, asked anew."""
+    secret = session.get("sid")
+    config: Config = current_app.config["PORTAL"]
+    found = service.session_of(secret, config.session_idle_hours) if isinstance(secret, str) else None
+    if found is not None:
+        db.session.expunge(found)  # as with a token: it may end while this request runs
+    return found
 
 
 def local_path(target: str | None) -> str | None:

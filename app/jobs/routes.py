@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -33,13 +35,15 @@ from app.jobs.states import WORDS, State
 from app.jobs.view import JobView, digest
 from app.logs import service as logs
 from app.logs import view as log_view
-from app.orgs.access import current_org, requires, role
+from app.orgs.access import current_org, requires, role, still_let_in
 from app.orgs.models import Role
 from app.presets import service as presets
 
 bp = Blueprint("jobs", __name__, url_prefix="/orgs/<org>")
 
 Page = str | Answer | tuple[str, int] | tuple[str, int, dict[str, str]]
+
+LOOK_AGAIN = 1.0  # seconds after which a download asks anew whether its reader is let in
 
 TABS = ("", "active", *(state.value for state in State if state not in (State.STARTING, State.STOPPING)))
 
@@ -305,17 +309,32 @@ def download(name: str) -> Page:
     rank, size = seen.rank, seen.stream.size if seen.stream is not None else 0
 
     def body() -> Iterator[bytes]:
-        end = 0
+        end, looked = 0, time.monotonic()
         for piece in logs.pieces(attempt_id, rank, 0, size):
+            if time.monotonic() >= looked + LOOK_AGAIN:
+                if not still_let_in():
+                    raise _cut_off("who downloads it is not let in any more")
+                looked = time.monotonic()
             yield from _missing(attempt_id, rank, end, piece.first_byte)
             end = piece.end
             db.session.rollback()  # nobody who reads slowly holds a transaction open
             yield piece.data
+        if end < size and logs.find_stream(attempt_id, rank) is None:
+            raise _cut_off("the job was removed meanwhile")
         yield from _missing(attempt_id, rank, end, size)
 
     answer = Response(stream_with_context(body()), content_type="text/plain; charset=utf-8")
     answer.headers["Content-Disposition"] = f'attachment; filename="{seen.job.name}-rank{rank}.log"'
     return answer
+
+
+def _cut_off(why: str) -> OSError:
+    """What ends an answer in the middle, so that nobody takes what came for all of it.
+
+    gunicorn closes the connection without the last chunk, and takes this error for one of the caller's connection.
+    """
+    current_app.logger.info("the download of a log was cut off: %s", why)
+    return ConnectionResetError(errno.ECONNRESET, why)
 
 
 def _missing(attempt_id: int, rank: int, since: int, until: int) -> Iterator[bytes]:

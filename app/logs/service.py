@@ -14,6 +14,7 @@ from app.logs.models import LogChunk, LogGap, LogStream
 __all__ = ["LogGap", "LogStream"]
 
 CHUNK = 256 << 10  # bytes of one row at most
+CHUNK_SMALL = 4 << 10  # where the limit of a log is so low that larger ones would exceed it by far
 MERGE = 32 << 10  # a last chunk this small takes in what follows, so that a slow job does not make a row a line
 REPLY = 1 << 20  # bytes of one reply of the API at most
 REPLY_GAPS = 50  # of one reply at most: programs refuse long headers
@@ -46,8 +47,9 @@ def append(to: LogStream, data: bytes, cursor: str, skipped: int | None, why: st
         to.size += UNKNOWN if skipped is None else skipped
         to.line_start = to.size
         db.session.flush()
-    for start in range(0, len(data), CHUNK):
-        _append_chunk(to, data[start : start + CHUNK])
+    most = min(CHUNK, max(CHUNK_SMALL, limit // 16))
+    for start in range(0, len(data), most):
+        _append_chunk(to, data[start : start + most], min(MERGE, most))
     to.cursor = cursor
     to.complete = complete
     if to.size > limit and data:
@@ -62,9 +64,9 @@ def end(of: LogStream) -> None:
     append(of, b"", of.cursor, None, why, complete=True, limit=of.size + 1)
 
 
-def _append_chunk(to: LogStream, data: bytes) -> None:
+def _append_chunk(to: LogStream, data: bytes, merge: int) -> None:
     last = _last_chunk(to)
-    if last is not None and last.end == to.size and last.size + len(data) <= MERGE:
+    if last is not None and last.end == to.size and last.size + len(data) <= merge:
         last.data = zlib.compress(zlib.decompress(last.data) + data, 3)
         last.size += len(data)
         last.at = now()
@@ -222,7 +224,7 @@ def pieces(attempt_id: int, rank: int, since: int = 0, until: int | None = None)
         chunk = _chunk_at(attempt_id, rank, position)
         if chunk is None:
             return
-        data = zlib.decompress(chunk.data)
+        end, data = chunk.end, zlib.decompress(chunk.data)
         piece = Piece(chunk.first_byte, chunk.first_line, data)
         if chunk.first_byte < position:
             cut = position - chunk.first_byte
@@ -230,8 +232,8 @@ def pieces(attempt_id: int, rank: int, since: int = 0, until: int | None = None)
         if until is not None and piece.end > until:
             piece = Piece(piece.first_byte, piece.first_line, piece.data[: until - piece.first_byte])
         if piece.data:
-            yield piece
-        position = chunk.end
+            yield piece  # whereupon the reader may end the transaction, and somebody may remove the row
+        position = end
 
 
 def _chunk_at(attempt_id: int, rank: int, position: int) -> LogChunk | None:

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from flask import Flask, Response, abort, current_app, g, request
 from werkzeug.local import LocalProxy
 
+from app.accounts.access import session_now
 from app.accounts.service import current_user
+from app.database import db
 from app.errors import page
 from app.orgs import service
 from app.orgs.models import Membership, Org, Role
@@ -67,3 +69,10 @@ def role() -> Role:
     """The role of the person who asks, in the org that the request is about."""
     found: Membership = g.membership
     return found.role
+
+
+def still_let_in() -> bool:
+    """Whether who asks is still signed in and in the org, asked anew: an answer may take long to send."""
+    db.session.rollback()  # what was read before is what was true before
+    found = session_now()
+    return found is not None and service.membership(found.user_id, g.org_slug) is not None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
@@ -10,9 +13,12 @@ from sqlalchemy import func, select
 
 from app.accounts.models import ApiToken, SignInLink, User, UserSession
 from app.database import db, transaction
+from app.jobs import routes
+from app.jobs import service as jobs
 from app.jobs.models import Job, JobAttempt
 from app.logs import service as logs
 from tests.conftest import Api, Browser, Portal
+from tests.jobs.conftest import World
 
 
 @dataclass
@@ -173,3 +179,115 @@ def test_who_cannot_leave_is_told_why(portal: Portal, email: str, org: str, says
     assert said.exit_code == 1
     assert says in said.stderr
     assert said.stdout == ""
+
+
+# a download that is on its way when they go
+
+
+class Downloading:
+    """Somebody in the middle of downloading the log of a job of the org."""
+
+    def __init__(self, portal: Portal, path: str, printed: bytes) -> None:
+        self.portal = portal
+        self.browser = portal.browser("bob")
+        self.printed = printed
+        self._context = copy_context()  # an answer under way is a request under way, and others are not part of it
+        self._answer = self._context.run(self.browser.client.get, path, buffered=False)
+        assert self._answer.status_code == 200
+        self._parts = self._answer.iter_encoded()
+        self.came = self._context.run(next, self._parts)
+
+    def goes_on(self) -> bytes:
+        """All that came in the end."""
+        while part := self._context.run(next, self._parts, b""):
+            self.came += part
+        return self.came
+
+    def is_cut_off(self) -> bool:
+        """The server breaks the connection off, before all came."""
+        with pytest.raises(ConnectionResetError):
+            self.goes_on()
+        return self.came == self.printed[: len(self.came)] and len(self.came) < len(self.printed)
+
+    def close(self) -> None:
+        self._context.run(self._answer.close)
+
+
+@pytest.fixture
+def downloading(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Downloading]:
+    monkeypatch.setattr(routes, "LOOK_AGAIN", 0.0)  # the test is faster than a second
+    portal.launch("long", person="alice")
+    world = World(portal)
+    printed = os.urandom(4 * logs.CHUNK)
+    world.print(world.begin("long"), printed, complete=True)
+    world.finish("long", settled=True)
+    under_way = Downloading(portal, "/orgs/lab/jobs/long/log", printed)
+    yield under_way
+    under_way.close()
+
+
+def signs_out(of: Downloading) -> None:
+    assert of.browser.post("/sign-out").status_code == 303
+
+
+def is_signed_out_elsewhere(of: Downloading) -> None:
+    assert of.portal.browser("bob").post("/account/sessions/end-others").status_code == 303
+
+
+def sets_a_password_elsewhere(of: Downloading) -> None:
+    fields = {"password": "a long enough password", "again": "a long enough password"}
+    assert of.portal.browser("bob").post("/account/password", fields).status_code == 303
+
+
+def is_disabled(of: Downloading) -> None:
+    assert of.portal.command("users", "disable", "bob@example.org").exit_code == 0
+
+
+def leaves_the_org(of: Downloading) -> None:
+    assert of.portal.command("users", "leave", "bob@example.org", "--org", "lab").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "goes", [is_disabled, leaves_the_org, signs_out, is_signed_out_elsewhere, sets_a_password_elsewhere]
+)
+def test_a_download_is_cut_off_when_its_reader_is_not_let_in_any_more(
+    downloading: Downloading, goes: Callable[[Downloading], None]
+) -> None:
+    goes(downloading)
+    assert downloading.is_cut_off()
+
+
+def test_a_download_goes_on_when_it_is_others_who_go(portal: Portal, downloading: Downloading) -> None:
+    portal.command("users", "disable", "vera@example.org")
+    portal.command("users", "leave", "vera@example.org", "--org", "lab")
+    portal.browser("bob").post("/sign-out")
+    assert downloading.goes_on() == downloading.printed
+
+
+def test_a_download_looks_only_now_and_then(
+    portal: Portal, downloading: Downloading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask before each piece would cost a download of a gigabyte thousands of questions."""
+    monkeypatch.setattr(routes, "LOOK_AGAIN", 3600.0)
+    is_disabled(downloading)
+    assert downloading.goes_on() == downloading.printed
+
+
+def test_a_download_is_no_whole_file_when_the_job_is_removed_meanwhile(
+    portal: Portal, downloading: Downloading
+) -> None:
+    with portal.app.app_context(), transaction():
+        job = db.session.scalars(select(Job).where(Job.name == "long")).one()
+        jobs.remove_log(job.id, "The job is being removed.", 1000)
+        jobs.remove(job.id)
+    assert downloading.is_cut_off()
+
+
+def test_a_download_says_what_is_missing_when_the_log_is_removed_meanwhile(
+    portal: Portal, downloading: Downloading
+) -> None:
+    with portal.app.app_context(), transaction():
+        jobs.remove_log(portal.job("long").id, "The log was removed.", 1000)
+    before = downloading.came
+    left = len(downloading.printed) - len(before)
+    assert downloading.goes_on() == before + f"\n[{left:,} bytes are missing here]\n".encode()
