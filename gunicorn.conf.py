@@ -15,12 +15,13 @@ _config = Config.from_env()
 journal.set_up(_config)
 
 bind = f"[{_config.bind}]:{_config.port}" if ":" in _config.bind else f"{_config.bind}:{_config.port}"
-worker_class = "gthread"
+worker_class = "app.refusals.Worker"  # gthread, whose own errors are the API's, and whose patience has an end
 workers = _config.web_workers
 threads = _config.web_threads
 preload_app = True  # what master and workers have in common is in memory once
 timeout = 60  # seconds without a sign of life of a whole process, not of a request
 graceful_timeout = 15  # seconds for requests under way; the supervisor waits longer
+sendfile = False  # it would wait without end for whoever does not read
 keepalive = 30  # seconds; a proxy that keeps connections longer meets one that was just closed
 max_requests = 0  # nothing grows with requests (docs/decisions/0009), so nobody is thrown out in the middle
 limit_request_line = 8190
