@@ -239,7 +239,7 @@ on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=Tru
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a portal that has people, orgs, presets and this machine; tests copy it."""
     folder = tmp_path_factory.mktemp("furnished")
-    _furnish(Config(data_dir=folder, secret_key=KEY))
+    furnish_anew(Config(data_dir=folder, secret_key=KEY))
     return folder
 
 
@@ -248,11 +248,11 @@ def furnished_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql: P
     """The same with its database on PostgreSQL: the folder, and the name of the database, for use as a template."""
     folder = tmp_path_factory.mktemp("furnished-postgresql")
     name = postgresql.create()
-    _furnish(Config(data_dir=folder, secret_key=KEY, database_url=postgresql.url(name)))
+    furnish_anew(Config(data_dir=folder, secret_key=KEY, database_url=postgresql.url(name)))
     return folder, name
 
 
-def _furnish(config: Config) -> None:
+def furnish_anew(config: Config) -> None:
     portal = make_portal(config)
     with portal.app.app_context():
         with transaction():

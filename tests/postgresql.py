@@ -62,7 +62,9 @@ class Postgresql:
         self._user = _unprivileged()
         self.folder.chmod(0o755)
         if self._user is not None:
-            os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
+            self.own(self.folder)
+            if self._data.exists():
+                self.own(self._data)
             if not str(found).startswith("/usr"):  # a wheel may lie where that user cannot look
                 found = _copy_of_wheel(found, self.folder / "wheel")
         self.programs = found
@@ -126,11 +128,11 @@ class Postgresql:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://simpletrain@/{database}?host={self.folder}"
 
-    def create(self, template: str = "template0") -> str:
+    def create(self, template: str = "template0", tablespace: str = "pg_default") -> str:
         """A new database, empty or as the template is: its name."""
         self._made += 1
         name = f"test_{self._made}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} TABLESPACE {tablespace}")
         return name
 
     def drop(self, database: str) -> None:
@@ -140,6 +142,11 @@ class Postgresql:
         with contextlib.closing(psycopg.connect(self.dsn(database), autocommit=True)) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def own(self, folder: Path) -> None:
+        """Give the server a folder to write to."""
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
 
     @property
     def _data(self) -> Path:

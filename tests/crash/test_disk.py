@@ -1,12 +1,10 @@
-"""A full disk: writes are refused with 503, pages stay up, nothing is kept by halves, and no restart is needed."""
+"""A full disk under SQLite: writes get 503, pages stay up, nothing is kept by halves, and no restart is needed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -22,40 +20,8 @@ from app.config import Config
 from app.database import db, now, sqlite_module, transaction
 from app.jobs.models import Job
 from tests.conftest import KEY, Portal
+from tests.crash.disk import Disk
 from tests.crash.portals import Served, wait_for
-
-SIZE = 48 << 20  # bytes
-
-
-class Disk:
-    """A small file system of its own, which can be filled to the last byte."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "simpletrain-test", str(folder)],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if mounted.returncode:
-            folder.rmdir()
-            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-
-    def fill(self) -> None:
-        """Called again, it also takes what was freed meanwhile."""
-        with open(self.folder / "ballast", "ab", buffering=0) as file, contextlib.suppress(OSError):
-            for block in (1 << 20, 4096, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(b"\0" * block)
-
-    def free(self) -> None:
-        (self.folder / "ballast").unlink()
-
-    def close(self) -> None:
-        subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
 
 @pytest.fixture
