@@ -84,6 +84,9 @@ def _launch(org_id: int, user_id: int, asked: LaunchRequest, key: str | None, ex
             if earlier.request_hash != asked.digest():
                 raise KeyReused
             return Launch(earlier, replayed=True)
+    if not asked.name:
+        # PostgreSQL lets many write at once: they would all find the same free name, and all but one begin anew
+        db.session.execute(select(Org.id).where(Org.id == org_id).with_for_update(key_share=True))
     preset = next((each for each in presets.of_org(org_id) if each.name == asked.preset), None)
     usable = clusters.of_org(org_id)
     errors: dict[str, str] = {}
@@ -138,7 +141,7 @@ def free_name(org_id: int, like: str) -> str:
     # the newest job of that stem tells where to go on; names with gaps below it are not worth a search
     newest = db.session.scalars(
         select(Job.name)
-        .where(Job.org_id == org_id, Job.name >= f"{stem}-0", Job.name < f"{stem}-:")
+        .where(Job.org_id == org_id, Job.name >= f"{stem}-0", Job.name < f"{stem}-a")  # also where : sorts before 0
         .order_by(Job.id.desc())
         .limit(20)
     )
@@ -331,7 +334,7 @@ def near(org_id: int, name: str) -> list[Job]:
     stem = name.lower()[:6].rstrip("-")
     if len(stem) < 2 or not NAME.fullmatch(stem):
         return []
-    last = stem[:-1] + chr(ord(stem[-1]) + 1)
+    last = stem + "z" * 63  # a database may sort by a language's rules, but letters behind digits and z last
     return list(
         db.session.scalars(
             select(Job).where(Job.org_id == org_id, Job.name >= stem, Job.name < last).order_by(Job.name).limit(5)

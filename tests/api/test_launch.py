@@ -304,3 +304,22 @@ def test_twenty_requests_at_once_with_one_key_make_one_job(portal: Portal) -> No
         thread.join()
     assert sorted(answers) == [(200, "plain")] * 19 + [(201, "plain")]
     assert how_many(portal) == 1
+
+
+def test_many_at_once_without_a_name_all_get_one(portal: Portal) -> None:
+    token = portal.token("bob")
+    gate = threading.Barrier(16)
+    answers: list[int] = []
+
+    def send() -> None:
+        caller = Api(portal.app.test_client(), token)
+        gate.wait()
+        answers.extend(caller.post("/api/jobs", json=PLAIN).status_code for _ in range(6))
+
+    threads = [threading.Thread(target=send) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [201] * 96
+    assert how_many(portal) == 96

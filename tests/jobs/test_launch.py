@@ -6,12 +6,12 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.database import db
 from app.jobs.models import Job, JobEvent
 from app.jobs.request import COMMAND_LIMIT
-from tests.conftest import Browser, Portal
+from tests.conftest import Browser, Portal, on_postgresql
 from tests.jobs.conftest import World, filled, sentence, wrong_fields
 
 FORM = "/orgs/lab/new-job"
@@ -220,6 +220,22 @@ def test_the_free_name_is_one_that_can_be_taken(portal: Portal, bob: Browser, ta
     bob.post(FORM, filled(bob, command="true", name=taken[0]))
     assert sentence(bob, "name").endswith(f" {free} is free.")
     assert bob.post(FORM, filled(bob, command="true", name=free)).status_code == 303
+
+
+@on_postgresql
+def test_free_names_are_found_where_the_database_sorts_as_a_language_does(portal: Portal, bob: Browser) -> None:
+    """As most servers are set up: there ":" comes before 0, and "-" may not count at all."""
+    with portal.app.app_context(), db.engine.begin() as connection:
+        kinds = connection.execute(text("SELECT 1 FROM pg_collation WHERE collname = 'en-US-x-icu'")).first()
+        if kinds is None:
+            pytest.skip("This PostgreSQL knows no languages.")
+        connection.execute(text('ALTER TABLE jobs ALTER COLUMN name TYPE varchar(63) COLLATE "en-US-x-icu"'))
+    for name in ("run", "run-2", "run-17", "blitz-1"):
+        portal.launch(name)
+    bob.post(FORM, filled(bob, command="true", name="run"))
+    assert sentence(bob, "name").endswith(" run-18 is free.")
+    assert bob.get("/orgs/lab/jobs/blitz-9").status_code == 404
+    assert [link.get_text() for link in bob.page.select("main ul a")] == ["blitz-1"]
 
 
 def test_a_name_of_another_org_is_not_taken(portal: Portal, bob: Browser) -> None:
