@@ -204,8 +204,8 @@ Every call but this document's needs a token: `Authorization: Bearer st_…`. A 
 opens no page. Where you are in several orgs, name the one that you mean with `org`.
 
 What is not understood is refused: unknown fields and parameters, a boolean where a number belongs, a key that stands
-twice. Errors are `application/problem+json` (RFC 9457) with a stable `type`. Times are RFC 3339 in UTC. Cursors are
-opaque, and good only for the call that gave them.
+twice. An empty parameter of an address is as one left out. Errors are `application/problem+json` (RFC 9457) with a
+stable `type`. Times are RFC 3339 in UTC. Cursors are opaque, and good only for the call that gave them.
 """
 
 
@@ -315,7 +315,10 @@ def _query_parameters(model: type[Query]) -> list[Schema]:
         description = schema.pop("description", "")
         # left out is the only way in which a parameter can be null
         options = [each for each in schema.pop("anyOf", [{}]) if each != {"type": "null"}]
-        value = Value(description, {**options[0], **schema}, required=False)
+        takes = {**options[0], **schema}
+        if takes.get("type") == "integer":  # an empty one is as one left out
+            takes = {"anyOf": [takes, {"type": "string", "maxLength": 0}]}
+        value = Value(description, takes, required=False)
         found.append({"name": name, "in": "query", **value.written()})
     return found
 

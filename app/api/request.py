@@ -123,14 +123,15 @@ def _no_constant(name: str) -> Any:
 
 
 def read_query(model: type[Q]) -> Q:
-    """The address's parameters, checked. Raises Problem with each that is wrong."""
+    """The address's parameters, checked; an empty one is as one left out. Raises Problem with each that is wrong."""
     given: dict[str, str] = {}
+    known = model.model_fields
     for name, value in _pairs():
         if name in given:
             raise invalid({_told(name): "This parameter stands in the address twice."})
         given[name] = value
     try:
-        return model.model_validate(given)
+        return model.model_validate({name: value for name, value in given.items() if value or name not in known})
     except ValidationError as error:
         unknown = f"There is no such parameter. There are: {_names(model) or 'none'}."
         raise invalid(_sentences(error, unknown)) from error

@@ -107,12 +107,12 @@ def narrowed(document: dict[str, Any], follows: bool = False) -> dict[str, Any]:
     else:
         wish["name"]["anyOf"][0]["not"] = {"enum": NAMES}  # Hypothesis tries the words of the code it tests, too
     known: dict[str, list[Any]] = {
-        "org": ["lab"],
+        "org": ["lab", ""],
         "name": NAMES,
-        "rank": [0, 1],
-        "attempt": [1],
-        "cursor": [ABOVE],
-        "since": [BEFORE],
+        "rank": [0, 1, ""],
+        "attempt": [1, ""],
+        "cursor": [ABOVE, ""],
+        "since": [BEFORE, ""],
     }
     for path, calls in narrow["paths"].items():
         for call in calls.values():
@@ -123,7 +123,7 @@ def narrowed(document: dict[str, Any], follows: bool = False) -> dict[str, Any]:
                 if name == "name":
                     schema |= {} if follows else {"enum": ["printed"] if path.endswith("/logs") else known["name"]}
                 elif name in known:
-                    schema["enum"] = known[name][:1] if follows else known[name]
+                    schema["enum"] = [known[name][0], ""] if follows else known[name]
     return narrow
 
 

@@ -86,7 +86,7 @@ def test_cursors_that_were_not_made_for_this_list_are_refused(portal: Portal, bo
     narrow = listed(bob, "org=lab&limit=1&q=job&mine=1")["next"]
     assert names(listed(bob, f"org=lab&mine=true&q=job&cursor={narrow}")) == ["job-1", "job-0"]
     assert set(wrong(portal.api("alice").get(f"/api/jobs?mine=1&q=job&cursor={narrow}"))) == {"cursor"}
-    for cursor in (theirs, of_log, "", "1", "x.y.z", ours[:-1], ours + "A", "é", "%00"):
+    for cursor in (theirs, of_log, "1", "x.y.z", ours[:-1], ours + "A", "é", "%00"):
         assert set(wrong(bob.get(f"/api/jobs?org=lab&cursor={cursor}"))) == {"cursor"}, cursor
     assert names(listed(bob, f"org=lab&cursor={ours}")) == ["job-1", "job-0"]
 

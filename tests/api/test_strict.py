@@ -43,7 +43,7 @@ def sent(api: Api, body: Any, **more: Any) -> TestResponse:
         ("state=%00", "state"),
         ("state=Queued", "state"),
         ("mine=True", "mine"),
-        ("limit=", "limit"),
+        ("limit=%20", "limit"),
         ("limit=007", "limit"),
         ("limit=+7", "limit"),
         ("limit=1e1", "limit"),
@@ -60,6 +60,22 @@ def sent(api: Api, body: Any, **more: Any) -> TestResponse:
 def test_a_parameter_that_cannot_be_read_is_named(bob: Api, query: str, field: str) -> None:
     answer = bob.get(f"/api/jobs?{query}")
     assert set(wrong(answer)) == {field or "body"}
+
+
+def test_an_empty_parameter_is_as_one_left_out(portal: Portal, bob: Api) -> None:
+    portal.launch("job")
+    portal.launch("other", "alice")
+    for path, query in (
+        ("/api/jobs", "state=&mine=&q=&cursor=&limit=&org="),
+        ("/api/jobs/job/logs", "rank=0&attempt=&since="),
+        ("/api/jobs/job/logs", "rank="),
+        ("/api/presets", "org="),
+    ):
+        empty, plain = bob.get(f"{path}?{query}"), bob.get(path)
+        assert (empty.status_code, empty.data) == (200, plain.data)
+        assert empty.headers.get("Log-Cursor") == plain.headers.get("Log-Cursor")
+    assert set(wrong(bob.get("/api/jobs?limits="))) == {"limits"}
+    assert set(wrong(bob.get("/api/jobs?limit=&limit=5"))) == {"limit"}
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS[1:])
