@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from app import durations
 
@@ -15,6 +16,7 @@ NAME_RULE = "1 to 63 lower-case letters, digits and dashes, with a letter first 
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _QUANTITY = re.compile(r"\d{1,9}(\.\d{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", re.ASCII)
 FILE_LIMIT = 1 << 20  # bytes of an import file
+COMMAND_LIMIT = 100_000  # characters of a string, or of each part of a list
 
 
 class PresetError(Exception):
@@ -66,7 +68,7 @@ class PresetContent(_Strict):
     name: str
     kind: Literal["training"] = "training"
     image: Annotated[Text, Field(min_length=1, max_length=500)]
-    command: Annotated[Text, Field(max_length=100_000)] | list[Annotated[Text, Field(max_length=100_000)]] = ""
+    command: str | list[str] = ""
     cpu: Quantity = "1"
     memory: Quantity = "1Gi"
     shm: Quantity | Literal[""] = ""
@@ -84,6 +86,17 @@ class PresetContent(_Strict):
     def _kind(cls, value: object) -> object:
         if value == "service":
             raise ValueError("presets of kind service are not built yet; only kind training is")
+        return value
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _command(cls, value: object) -> object:
+        parts = value if isinstance(value, list) else [value]
+        for part in parts:
+            if not isinstance(part, str):
+                raise ValueError("write a string for /bin/sh -c, or a list of strings, with numbers in quotes")
+            if len(_storable(part)) > COMMAND_LIMIT:
+                raise ValueError(f"write at most {COMMAND_LIMIT:,} characters")
         return value
 
     @field_validator("name")
@@ -146,7 +159,48 @@ def _checked(position: int, document: object) -> PresetContent:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise PresetError(f"Preset {label}, {field}: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise PresetError(f"Preset {label}, {field}: {_sentence(first).removesuffix('.')}.") from error
+
+
+def _sentence(error: ErrorDetails) -> str:
+    limits = error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return "this field is needed"
+        case "extra_forbidden":
+            return "there is no such field"
+        case "invalid_key":
+            return "the name of a field is a string"
+        case "string_type":
+            return "write a string; in YAML a number, a date and words such as yes are strings only in quotes"
+        case "int_type" | "int_from_float":
+            return "write a whole number"
+        case "bool_type":
+            return "write true or false"
+        case "list_type":
+            return "write a list, such as [a, b]"
+        case "dict_type":
+            return "write names with values, such as {NAME: value}"
+        case "model_type" | "model_attributes_type" if error["loc"][0] == "volumes":
+            return "write {claim: datasets, path: /data, read_only: true}"
+        case "model_type" | "model_attributes_type":
+            return "write {default: 1, max: 8}"
+        case "greater_than_equal":
+            return f"write at least {limits['ge']}"
+        case "less_than_equal":
+            return f"write at most {limits['le']}"
+        case "string_too_short":
+            return "it must not be empty"
+        case "string_too_long":
+            return f"write at most {limits['max_length']:,} characters"
+        case "literal_error":
+            return f"it is {limits['expected']}"
+        case "string_pattern_mismatch" if error["loc"][-1] == "claim":
+            return "a claim's name has lower-case letters and digits, with dashes and dots between them"
+        case "string_pattern_mismatch":
+            return "write a whole path, such as /data, without a colon"
+        case _:
+            return error["msg"].removeprefix("Value error, ")
 
 
 class _Loader(yaml.SafeLoader):
