@@ -24,7 +24,7 @@ help: ## Show what can be made
 setup: .venv/dev ## Install everything for development into .venv
 
 run: .venv/run ## Start the portal: make run [PORT=8000] [DATA_DIR=var]
-	@PORT=$(PORT) DATA_DIR=$(DATA_DIR) exec $(BIN)/flask --app wsgi serve
+	@PORT='$(PORT)' DATA_DIR='$(subst ','\'',$(DATA_DIR))' exec $(BIN)/flask --app wsgi serve
 
 migrate: .venv/run ## Bring the database up to this version
 	@$(BIN)/flask --app wsgi migrate

@@ -66,7 +66,7 @@ def install(app: Flask, config: Config) -> None:
         """What the frame around every page needs. The page for errors of the portal itself has none."""
         if g.get("portal_failed"):
             return {}
-        theme = request.cookies.get("theme")
+        theme = request.cookies.get(config.theme_cookie)
         frame: dict[str, Any] = {"theme": theme if theme in ("light", "dark") else None, "notice": None}
         signed_in = "_login_user" in g and g._login_user.is_authenticated
         frame["me"] = current_user() if signed_in else None

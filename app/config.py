@@ -125,6 +125,9 @@ class Config:
         for name in ("api_rate", "api_failure_rate"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name.upper()} must be 0 (no limit) or more.")
+        for name in ("local_slots", "local_grace", "local_disk_floor"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name.upper()} must be 0 or more.")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ConfigError(f"LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}.")
         if self.log_format not in ("text", "json"):
@@ -236,6 +239,11 @@ class Config:
     @property
     def secure(self) -> bool:
         return self.url.startswith("https://")
+
+    @property
+    def theme_cookie(self) -> str:
+        """Keeps light or dark. With https no other host of the domain can set it."""
+        return "__Host-theme" if self.secure else "theme"
 
     @property
     def hosts(self) -> list[str]:

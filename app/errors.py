@@ -128,6 +128,12 @@ def _http(error: HTTPException) -> Response | HTTPException:
         return error  # a redirect raised by routing
     if isinstance(error, SecurityError):
         g.portal_failed = True  # for a Host that is not ours no address can be written, so the page has none
+        address = current_app.config["PORTAL"].url
+        return page(
+            400,
+            "The portal does not answer at this address",
+            f"It is at {address}. If that is not where it should be, its operator sets BASE_URL.",
+        )
     kept = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     return page(error.code, headers=kept)
 

@@ -268,7 +268,9 @@ def test_loopback_names_are_ours(portal: Portal, host: str) -> None:
 def test_the_host_of_the_base_url_is_ours_and_others_are_not(production: Portal) -> None:
     client = production.app.test_client()
     assert client.get("/healthz", headers={"Host": "train.example.org"}).status_code == 200
-    assert client.get("/healthz", headers={"Host": "other.example.org"}).status_code == 400
+    refused = client.get("/sign-in", headers={"Host": "other.example.org"})
+    assert refused.status_code == 400
+    assert "It is at https://train.example.org. " in refused.text, "whoever came to the wrong address learns the right one"
     assert client.get("/healthz", headers={"Host": "127.0.0.1:8000"}).status_code == 200  # the supervisor's probe
 
 
@@ -391,7 +393,11 @@ def test_with_https_the_cookies_are_bound_to_the_host(production: Portal) -> Non
     headers = {"Referer": f"{HTTPS}/account", "Origin": HTTPS}
     themed = client.post("/theme", data=sent, base_url=HTTPS, headers=headers)
     assert themed.status_code == 303
-    assert {"HttpOnly", "SameSite=Lax", "Secure"} <= cookies(themed)["theme"]
+    assert set(cookies(themed)) == {"__Host-theme"}
+    assert {"HttpOnly", "Path=/", "SameSite=Lax", "Secure"} <= cookies(themed)["__Host-theme"]
+    assert 'data-theme="dark"' in client.get("/account", base_url=HTTPS).text
+    cleared = client.post("/theme", data={**sent, "theme": ""}, base_url=HTTPS, headers=headers)
+    assert {"Max-Age=0", "Path=/", "Secure"} <= cookies(cleared)["__Host-theme"]
     assert (
         client.post("/theme", data=sent, base_url=HTTPS, headers={"Referer": "https://evil.example/"}).status_code
         == 400

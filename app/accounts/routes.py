@@ -98,10 +98,11 @@ def theme() -> Page:
     wanted = request.form.get("theme", "")
     back = access.local_path(request.form.get("back")) or url("accounts.home")
     answer = make_response(redirect(back, 303))
+    name, secure = _config().theme_cookie, _config().secure
     if wanted in ("light", "dark"):
-        answer.set_cookie("theme", wanted, max_age=31_536_000, httponly=True, samesite="Lax", secure=_config().secure)
+        answer.set_cookie(name, wanted, max_age=31_536_000, httponly=True, samesite="Lax", secure=secure)
     else:
-        answer.delete_cookie("theme", httponly=True, samesite="Lax", secure=_config().secure)
+        answer.delete_cookie(name, httponly=True, samesite="Lax", secure=secure)
     return answer
 
 

@@ -43,7 +43,9 @@ def add(
     installation.ready()
     if (kubeconfig is None) == (not in_cluster):
         raise click.UsageError("Give either --kubeconfig FILE or --in-cluster.")
-    if not NAME.fullmatch(name) or name == service.THIS_MACHINE:
+    if name == service.THIS_MACHINE:
+        raise click.ClickException(f"{name} is the portal's own machine. Give the cluster another name.")
+    if not NAME.fullmatch(name):
         raise click.ClickException(f"{name} cannot be the name of a cluster: it is {NAME_RULE}.")
     from app.cluster.kubernetes.kubeconfig import Unusable
     from app.worker import registry

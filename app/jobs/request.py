@@ -196,7 +196,9 @@ def _env(asked: Mapping[str, str], default: Mapping[str, str], errors: dict[str,
     env = {**default, **asked}
     for name, value in env.items():
         if not ENV_NAME.fullmatch(name):
-            errors["env"] = f"{_short(name)} cannot be a name: letters, digits and _ only, and no digit first."
+            errors["env"] = (
+                f"{_short(name) or 'An empty text'} cannot be a name: letters, digits and _ only, and no digit first."
+            )
         elif "\0" in value:
             errors["env"] = f"The value of {name} holds the character NUL. Take it out."
     try:

@@ -56,3 +56,9 @@ def test_a_cluster_that_is_not_for_every_org_is_seen_by_its_orgs_alone(portal: P
     unknown = portal.api("mallory").post("/api/jobs", json={"preset": "plain", "command": "true", "cluster": "athens"})
     assert refused.status_code == unknown.status_code == 422
     assert refused.text.replace("berlin", "…") == unknown.text.replace("athens", "…")
+
+
+def test_this_machine_is_not_added_as_a_cluster_and_says_why(portal: Portal) -> None:
+    said = portal.command("clusters", "add", "this-machine", "--in-cluster", "--namespace", "x")
+    assert said.exit_code == 1
+    assert "this-machine is the portal's own machine" in said.stderr

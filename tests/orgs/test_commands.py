@@ -54,3 +54,11 @@ def test_a_name_that_is_too_long_is_refused(portal: Portal) -> None:
     assert said.exit_code == 1
     assert "100 characters" in said.stderr
     assert "long" not in orgs(portal)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a bell\a", "\x1b[31mred"])
+def test_the_name_of_an_org_is_one_line_to_read(portal: Portal, name: str) -> None:
+    said = portal.command("orgs", "create", "new", "--name", name)
+    assert said.exit_code == 1
+    assert "one line" in said.stderr
+    assert "new" not in orgs(portal)

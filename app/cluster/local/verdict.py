@@ -101,16 +101,14 @@ def _failure(exit: Exit, number: int) -> Reason:
     rank = exit["ranks"][number]
     others = _others(exit["ranks"])
     several = len(exit["ranks"]) > 1
+    subject = f"Rank {number}" if several else "It"
     if rank["signal"] == signal.SIGKILL:
         if exit["oom_kills"]:
-            text = f"Rank {number} was killed (signal 9) because the machine ran out of memory{others}."
+            text = f"{subject} was killed (signal 9) because the machine ran out of memory{others}."
             return Reason(Code.OUT_OF_MEMORY, text)
-        text = (
-            f"Rank {number} was killed from outside (signal 9){others}; often that is the system running out of memory."
-        )
+        text = f"{subject} was killed from outside (signal 9){others}; often that is the system running out of memory."
         return Reason(Code.SIGNAL, text)
     if rank["signal"]:
-        subject = f"Rank {number}" if several else "It"
         return Reason(Code.SIGNAL, f"{subject} {_how(rank['signal'])}{others}.")
     code = rank["exit_code"] or 0
     meaning = f" ({MEANINGS[code]})" if code in MEANINGS else ""

@@ -34,7 +34,7 @@ def test_success_has_code_0_and_times(machine: Machine) -> None:
             "kill -KILL $$",
             137,
             Code.SIGNAL,
-            "Rank 0 was killed from outside (signal 9); often that is the system running out of memory.",
+            "It was killed from outside (signal 9); often that is the system running out of memory.",
         ),
     ],
 )

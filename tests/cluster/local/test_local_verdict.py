@@ -102,7 +102,7 @@ CASES = [
         facts(rank(signal=9), oom_kills=1),
         Outcome.FAILED,
         Code.OUT_OF_MEMORY,
-        "Rank 0 was killed (signal 9) because the machine ran out of memory.",
+        "It was killed (signal 9) because the machine ran out of memory.",
     ),
     (
         facts(STOPPED, why="time_limit"),
