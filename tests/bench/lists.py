@@ -13,6 +13,7 @@ from app.config import Config
 from app.database import db, transaction
 from app.installation.service import operator_email
 from tests.bench.data import fill
+from tests.bench.retention import retention
 from tests.bench.rows import Row, both, milliseconds, quantile
 from tests.bench.served import Client, Served
 
@@ -88,6 +89,7 @@ def lists(folder: Path, database_url: str) -> Iterator[Row]:
                     p95 <= REACH,
                 )
         inside.close()
+        yield from retention(config_of(portal))
 
 
 def config_of(portal: Served) -> Config:
