@@ -54,9 +54,11 @@ def _explaining(group: click.Group) -> click.Group:
 def migrate() -> None:
     """Bring the database up to this version, making it if it is new."""
     try:
-        installation.prepare()
+        before, after = installation.prepare()
     except installation.NotReady as error:
         raise click.ClickException(str(error)) from error
+    if before not in (None, after):
+        click.echo(f"The schema was {before} and is {after} now: an older version needs a backup from before.")
     click.echo("The database is up to date.")
 
 

@@ -25,6 +25,7 @@ from app.postgresql import Line, LineLost, Lock
 
 ROWS = 1000  # rows that are sent together
 LARGE_ROWS = 50  # of a table with bytes in it: a piece of a log has up to 256 KiB
+TOLD = 100_000  # rows between signs of life
 REVISIONS = "alembic_version"
 
 
@@ -72,10 +73,11 @@ def _move(target: Config, say: Callable[[str], object]) -> Moved:
             fault("move.after_schema")
             rows = replaced = 0
             for table in tables:
-                count, dirty = _copy(source, out, table)
+                count, dirty = _copy(source, out, table, say)
                 say(f"{table.name}: {count:,}")
                 rows, replaced = rows + count, replaced + dirty
             fault("move.before_commit")
+        service.tidy(engine)
     finally:
         engine.dispose()
     shown = make_url(target.database).set(drivername="postgresql").render_as_string(hide_password=True)
@@ -110,7 +112,7 @@ def _make_schema(out: Connection, tables: list[Table]) -> None:
     service.migrate_on(out)
 
 
-def _copy(source: Connection, out: Connection, table: Table) -> tuple[int, int]:
+def _copy(source: Connection, out: Connection, table: Table, say: Callable[[str], object]) -> tuple[int, int]:
     """Copy one table and compare what arrived; how many rows, and texts that had to be changed."""
     order = list(table.primary_key.columns)
     large = any(column.type.python_type is bytes for column in table.columns)
@@ -124,6 +126,8 @@ def _copy(source: Connection, out: Connection, table: Table) -> tuple[int, int]:
             _add(sent, row)
         out.execute(table.insert(), batch)
         count += len(batch)
+        if count % TOLD == 0:
+            say(f"{table.name}: {count:,} so far")
     _set_sequence(out, table)
     came, arrived = hashlib.sha256(), 0
     for arrival in out.execute(query).mappings():

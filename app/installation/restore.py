@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from app.cluster.faults import fault
 from app.config import Config
 from app.database import db, now, sqlite_file, sqlite_module
-from app.installation import archive, keys, programs, sealing
+from app.installation import archive, keys, programs, sealing, service
 from app.installation.alone import alone, connect, first_line, sync_folder, write_whole
 from app.installation.archive import BadArchive, Manifest
 from app.installation.backup import server_major
@@ -133,6 +133,8 @@ def _put_keys(config: Config, given: Keys) -> None:
 
 
 def _check_target(config: Config, force: bool) -> None:
+    if not config.sqlite:
+        _check_owner()
     if force:
         return
     path = sqlite_file(config.database)
@@ -150,6 +152,18 @@ def _check_target(config: Config, force: bool) -> None:
         where = str(path) if path is not None else "the database of DATABASE_URL"
         raise NotReady(
             f"There is data in {where} ({', '.join(full[:3])}…). --force replaces all of it; back it up before."
+        )
+
+
+def _check_owner() -> None:
+    """Nobody has meant another program's tables when they said that everything may be replaced."""
+    with db.engine.connect() as connection:
+        tables = set(inspect(connection).get_table_names())
+    db.engine.dispose()
+    if tables and not {"alembic_version", "installation", "jobs"} <= tables:
+        raise NotReady(
+            f"The database of DATABASE_URL holds tables that are not SimpleTrain's ({', '.join(sorted(tables)[:3])}). "
+            "Give the portal a database of its own."
         )
 
 
@@ -187,9 +201,17 @@ def _into_sqlite(config: Config, path: Path, manifest: Manifest) -> None:
 
 def _into_postgresql(config: Config, path: Path, manifest: Manifest) -> None:
     with db.engine.connect() as connection:
-        clean = bool(inspect(connection).get_table_names())
+        tables = inspect(connection).get_table_names()
+        revision = None
+        if "alembic_version" in tables:
+            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         server = server_major(connection)
     db.engine.dispose()
+    clean = bool(tables)
+    if clean and revision != manifest.revision:
+        _drop(tables)
+        clean = False
+        fault("restore.after_drop")
 
     def fill(pipe: IO[bytes]) -> None:
         archive.read(path, pipe.write)
@@ -209,6 +231,16 @@ def _into_postgresql(config: Config, path: Path, manifest: Manifest) -> None:
         # from here on it is a database that can be started
         connection.execute(text("DELETE FROM alembic_version"))
         connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": manifest.revision})
+    service.tidy(db.engine)
+    db.engine.dispose()
+
+
+def _drop(tables: list[str]) -> None:
+    """What only another schema has would be in the way of pg_restore, or later of `migrate`: everything goes first."""
+    with db.engine.begin() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        names = ", ".join(f'"{name}"' for name in tables)
+        connection.execute(text(f"DROP TABLE {names} CASCADE"))
     db.engine.dispose()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import os
@@ -16,7 +17,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app, url_for
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.config import REPOSITORY, Config, ConfigError
@@ -136,10 +137,10 @@ def worker_seen_at() -> datetime | None:
 def verify() -> None:
     """Raises NotReady unless the key, the database and its schema fit together. Changes nothing."""
     _refuse_half_a_restore()
-    key = keys.read(config())
+    row, key = _row(), keys.read(config())  # where there is no database yet, its key is not what is missing
     if not key:
         raise NotReady(_no_key())
-    _check_key(_row().key_check, key)
+    _check_key(row.key_check, key)
 
 
 def _row() -> Installation:
@@ -182,6 +183,20 @@ def migrate_on(connection: Connection) -> None:
     alembic.command.upgrade(settings, "head")
 
 
+def tidy(engine: Engine) -> None:
+    """Have PostgreSQL go over tables that were just filled, without which a search takes half a second at first.
+
+    It would do so by itself after a while: a failure here is none of what was filled.
+    """
+    with (
+        contextlib.suppress(DBAPIError),
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+    ):
+        connection.execute(text("SET statement_timeout = 0"))
+        for name in inspect(connection).get_table_names():
+            connection.execute(text(f'VACUUM (ANALYZE) "{name}"'))
+
+
 def newest_revision() -> str | None:
     return _script().get_current_head()
 
@@ -206,13 +221,16 @@ def _refuse_to_forget() -> None:
         )
 
 
-def prepare() -> None:
-    """Make everything ready that can be made: folder, key, schema. Repeatable; one at a time. Raises NotReady."""
+def prepare() -> tuple[str | None, str | None]:
+    """Make everything ready that can be made: folder, key, schema. Repeatable; one at a time. Raises NotReady.
+
+    Gives back the schema that was there, None for an empty database, and the one that is there now.
+    """
     folder = config().data_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder / "prepare.lock", wait=True), _schema_lock():
-            _prepare()
+            return _prepare(), newest_revision()
     except LineLost as error:
         raise NotReady(f"The database does not answer: {error}.") from error
     except PermissionError as error:
@@ -236,7 +254,7 @@ def _schema_lock() -> Iterator[None]:
         yield
 
 
-def _prepare() -> None:
+def _prepare() -> str | None:
     _refuse_half_a_restore()
     key = keys.read(config())
     revision = _revision()
@@ -276,6 +294,7 @@ def _prepare() -> None:
                 )
             )
             db.session.add(WorkerEpoch())
+    return revision
 
 
 def _revision() -> str | None:

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from app.config import Config
 from app.database import db, sqlite_module
 from app.installation import programs
 from app.installation.service import NotReady
-from tests.conftest import KEY, on_sqlite
+from tests.conftest import KEY, on_postgresql, on_sqlite
 from tests.crash.portals import Served, in_thread, wait_for
+from tests.postgresql import Postgresql
 
 Fresh = Callable[..., Served]
 
@@ -192,6 +194,27 @@ def test_a_killed_restore_over_an_old_portal_leaves_the_old_database_or_the_new_
     assert names == ({"later"} if point == "restore.before_replace" else set())
     process = portal.begin("serve")
     assert process.ended() == 1 and "A restore began here" in process.said()
+
+
+@on_postgresql
+def test_a_killed_way_back_from_a_newer_schema_is_run_again(
+    furnish: Callable[..., Served], tmp_path: Path, postgresql: Postgresql
+) -> None:
+    portal = furnish()
+    file = tmp_path / "backup"
+    backup(portal, file)
+    with portal.portal.app.app_context():
+        db.session.remove()
+        db.engine.dispose()
+    name = str(make_url(portal.settings["DATABASE_URL"]).database)
+    postgresql.execute("UPDATE alembic_version SET version_num = '9999'", name)
+    killed_at(portal, "restore.after_drop", "restore", str(file), "--force")
+    process = portal.begin("serve")
+    assert process.ended() == 1 and "A restore began here" in process.said()
+    again = portal.command("restore", str(file), "--force")
+    assert again.returncode == 0, again.stderr
+    portal.serve()
+    assert portal.request("GET", "/api/me").status == 200
 
 
 def _rows(path: Path, question: str) -> list[tuple[str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import alembic.command
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 
 from app import create_app
 from app.accounts.models import ApiToken, SignInLink, UserSession
@@ -156,6 +156,21 @@ def test_a_second_backup_replaces_the_first_but_a_file_of_keys_is_never_replaced
 def test_a_backup_that_cannot_be_written_says_so_and_leaves_the_last_one(full: Portal, tmp_path: Path) -> None:
     said = full.command("backup", str(tmp_path / "nowhere" / "file"))
     assert said.exit_code == 1 and "cannot be written (No such file or directory)" in said.stderr
+
+
+@on_postgresql
+def test_the_tables_of_another_program_are_never_replaced(full: Portal, new_host: New, tmp_path: Path) -> None:
+    file, keys_file = backup(full, tmp_path)
+    there = new_host()
+    with there.app.app_context(), db.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE payroll AS SELECT 1 AS id"))
+    close(there)
+    said = there.command("restore", str(file), "--keys", str(keys_file), "--force")
+    assert said.exit_code == 1
+    assert "holds tables that are not SimpleTrain's (payroll). Give the portal a database of its own." in said.stderr
+    with there.app.app_context():
+        assert inspect(db.engine).get_table_names() == ["payroll"]
+    close(there)
 
 
 @on_postgresql
@@ -360,6 +375,8 @@ def test_a_backup_of_an_older_schema_comes_back_and_migrate_brings_it_up(
         installation.verify()
     said = there.command("migrate")
     assert said.exit_code == 0, said.stderr
+    assert f"The schema was {head.down_revision} and is {head.revision} now" in said.output
+    assert there.command("migrate").output == "The database is up to date.\n"
     assert there.read(lambda: sorted(db.session.scalars(select(Job.name)))) == ["job-0", "job-1", "job-2"]
 
     def log() -> bytes:
@@ -368,6 +385,27 @@ def test_a_backup_of_an_older_schema_comes_back_and_migrate_brings_it_up(
 
     assert there.read(log) == PRINTED
     assert there.job("job-0").log_bytes > 0, "what a migration fills in"
+
+
+def test_what_a_newer_version_made_is_in_nobodys_way(full: Portal, again: Again, tmp_path: Path) -> None:
+    """The way back after an upgrade that added a table, and a reference between tables that were there before."""
+    file, _ = backup(full, tmp_path)
+    with full.app.app_context(), db.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE newer (id integer PRIMARY KEY, job_id integer REFERENCES jobs (id))"))
+        connection.execute(text("ALTER TABLE orgs ADD COLUMN newest_job integer REFERENCES jobs (id)"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    close(full)
+    with full.app.app_context(), pytest.raises(installation.NotReady, match="made by a newer SimpleTrain"):
+        installation.verify()
+    said = full.command("restore", str(file), "--force")
+    assert said.exit_code == 0, said.stderr
+    back = again(full)
+    with back.app.app_context():
+        installation.verify()
+        assert "newer" not in inspect(db.engine).get_table_names()
+    assert back.read(lambda: sorted(db.session.scalars(select(Job.name)))) == ["job-0", "job-1", "job-2"]
+    assert back.command("migrate").exit_code == 0
+    back.launch("later")
 
 
 @on_sqlite

@@ -149,6 +149,14 @@ def test_the_schema_is_the_one_that_migrations_make(full: Portal, target: str, o
         assert compare_metadata(context, Base.metadata) == []
 
 
+def test_the_first_search_there_is_as_quick_as_any_later_one(full: Portal, target: str, postgresql: Postgresql) -> None:
+    """PostgreSQL has gone over what was copied, and does not have to come round to it first."""
+    assert full.command("database", "move-to", target).exit_code == 0
+    name = target.partition("@/")[2].partition("?")[0]
+    asked = "SELECT last_vacuum, last_analyze FROM pg_stat_user_tables WHERE relname = 'jobs'"
+    assert None not in postgresql.execute(asked, name)[0]
+
+
 def refused(portal: Portal, target: str) -> str:
     said = portal.command("database", "move-to", target)
     assert said.exit_code == 1, said.output

@@ -285,6 +285,12 @@ def test_web_and_worker_refuse_what_is_not_prepared(tmp_path: Path) -> None:
 # the schema
 
 
+def test_a_web_without_a_portal_speaks_of_no_key_that_was_lost(tmp_path: Path) -> None:
+    app = create_app(Config(data_dir=tmp_path))
+    with app.app_context(), pytest.raises(installation.NotReady, match="Run: flask --app wsgi migrate"):
+        installation.verify()
+
+
 def test_models_and_migrations_say_the_same(portal: Portal) -> None:
     with portal.app.app_context():
         alembic.command.check(installation._alembic())
