@@ -270,7 +270,9 @@ def test_the_host_of_the_base_url_is_ours_and_others_are_not(production: Portal)
     assert client.get("/healthz", headers={"Host": "train.example.org"}).status_code == 200
     refused = client.get("/sign-in", headers={"Host": "other.example.org"})
     assert refused.status_code == 400
-    assert "It is at https://train.example.org. " in refused.text, "whoever came to the wrong address learns the right one"
+    assert "It is at https://train.example.org. " in refused.text, (
+        "whoever came to the wrong address learns the right one"
+    )
     assert client.get("/healthz", headers={"Host": "127.0.0.1:8000"}).status_code == 200  # the supervisor's probe
 
 

@@ -123,7 +123,7 @@ LOOKED = Figure(
     "simpletrain_cluster_looked_timestamp_seconds",
     Kind.GAUGE,
     Teller.WORKER,
-    "When the worker last went through everything on a cluster, which it does every 30 s at least.",
+    "When the worker last went through everything on a cluster, every 30 s at least; at first when it began with it.",
     ("cluster",),
 )
 LOOK = Figure(
@@ -138,7 +138,7 @@ ANSWERED = Figure(
     "simpletrain_cluster_answered_timestamp_seconds",
     Kind.GAUGE,
     Teller.WORKER,
-    "When a cluster last answered; left out for this machine, which cannot be silent.",
+    "When a cluster last answered, at first when the worker began with it; not of this machine, never silent.",
     ("cluster",),
 )
 CLUSTER_ERRORS = Figure(

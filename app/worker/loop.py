@@ -97,6 +97,7 @@ class ClusterLoop:
     def _run(self) -> None:
         journal.begin(cluster=self.name, epoch=self._turn.epoch)
         try:
+            self._begin_figures()
             self.cluster.start(self.ring)
             while not self._stopping:
                 self._rung.clear()
@@ -109,6 +110,14 @@ class ClusterLoop:
             self.cluster.close()
             for figure in (figures.LOOKED, figures.ANSWERED):
                 figure.forget(cluster=self.name)
+
+    def _begin_figures(self) -> None:
+        """From the start: a cluster that never answers must not be missing where an alert asks for how long."""
+        figures.LOOKED.set(time.time(), cluster=self.name)
+        if not self.cluster.enforces_max_runtime:
+            figures.ANSWERED.set(time.time(), cluster=self.name)
+        for result in ("launched", "refused", "error"):
+            figures.LAUNCHES.add(0, cluster=self.name, result=result)  # the step from nothing to 1 is no increase
 
     def look(self) -> bool:
         """One pass over everything that is not settled; whether something waits for time to pass."""

@@ -15,7 +15,7 @@ from app.clusters import service as clusters
 from app.config import Config
 from app.database import db
 from app.installation import service as installation
-from app.metrics import exposition
+from app.metrics import exposition, figures
 from app.postgresql import LineLost
 from app.worker import place
 from app.worker.collect import Collector
@@ -65,7 +65,7 @@ class _Worker:
         self._ended = ended
         self._error: BaseException | None = None
         self._loops: dict[int, tuple[ClusterLoop, int]] = {}  # by the cluster's id, with the `changes` that it knows
-        self._broken: dict[int, int] = {}  # clusters that could not be made, with their `changes`
+        self._broken: dict[int, tuple[str, int]] = {}  # clusters that could not be made: name, `changes`
         self._turn: Turn
         self._instance: str
         self._collector: Collector
@@ -74,6 +74,7 @@ class _Worker:
         with self._app.app_context():
             self._turn = Turn()
             self._instance = installation.identity()
+            self._tell_of_this_machine()
         self._collector = Collector(self._app, self._turn, self._config.log_limit, self._fail)
         self._collector.start()
         retainer = Retainer(self._app, self._config)
@@ -95,6 +96,13 @@ class _Worker:
         log.info("the worker has ended")
         return 0
 
+    def _tell_of_this_machine(self) -> None:
+        """The worker is where its jobs run. One that runs none here makes no cluster of it, and closes one it was."""
+        refused = self._config.local_jobs_refused
+        if not refused or clusters.by_name(clusters.THIS_MACHINE) is not None:
+            with self._turn.transaction():
+                clusters.ensure_this_machine(refused)
+
     def _names(self) -> list[str]:
         return [loop.name for loop, _ in self._loops.values()]
 
@@ -111,8 +119,12 @@ class _Worker:
                         continue  # it hangs in a step: a second one beside it would do that step twice
                     self._collector.forget(loop.cluster)
                     del self._loops[cluster_id]
+            for cluster_id, (name, _) in list(self._broken.items()):
+                if cluster_id not in rows:
+                    figures.LOOKED.forget(cluster=name)
+                    del self._broken[cluster_id]
             for row in rows.values():
-                if row.id not in self._loops and self._broken.get(row.id) != row.changes:
+                if row.id not in self._loops and self._broken.get(row.id) != (row.name, row.changes):
                     self._begin(row)
             db.session.rollback()
 
@@ -122,11 +134,14 @@ class _Worker:
         except Exception as error:
             # a bad credential is this cluster's own matter; its settings may be mended while the others work
             log.error("cluster %s cannot be used: %s", row.name, error)
-            cluster_id, changes, problem = row.id, row.changes, str(error)
+            cluster_id, name, changes, problem = row.id, row.name, row.changes, str(error)
             with self._turn.transaction():
                 clusters.record(cluster_id, None, problem, None)
-            self._broken[cluster_id] = changes
+            if cluster_id not in self._broken:
+                figures.LOOKED.set(time.time(), cluster=name)  # from now on nobody looks at it, and an alert says so
+            self._broken[cluster_id] = name, changes
             return
+        self._broken.pop(row.id, None)
         if row.refused:
             log.info("cluster %s takes no jobs: %s", row.name, row.refused)
         loop = ClusterLoop(

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import KEY
 from tests.crash.portals import FINAL, REPOSITORY, Process, Served, gone, in_thread, kill, wait_for
 
 
@@ -230,6 +231,22 @@ def test_of_two_workers_one_works_and_the_other_takes_over_when_it_dies(furnish:
     assert portal.times_begun("one") == 1
     second.popen.terminate()
     assert second.ended() == 0
+
+
+def test_a_worker_alone_makes_a_cluster_of_its_machine_where_that_is_allowed(fresh: Callable[..., Served]) -> None:
+    """In production nobody runs `serve`: web and worker are started apart."""
+    portal = fresh(BASE_URL="https://train.example.org", SECRET_KEY=KEY)
+
+    def clusters_after(worker: Process) -> str:
+        wait_for(lambda: "the worker works" in worker.said(), worker.said)
+        worker.popen.terminate()
+        assert worker.ended() == 0
+        return portal.command("clusters", "list").stdout
+
+    assert portal.command("migrate").returncode == 0
+    assert clusters_after(portal.worker()) == ""
+    assert clusters_after(portal.worker(ALLOW_LOCAL_JOBS="1")).startswith("this-machine\tlocal\t")
+    assert "This machine runs no jobs" in clusters_after(portal.worker())
 
 
 def test_a_log_beyond_the_limit_has_head_and_tail_and_says_what_is_missing(furnish: Callable[..., Served]) -> None:

@@ -22,6 +22,7 @@ from app.database import db
 from app.metrics import exposition, figures, questions
 from app.metrics.figures import Kind, Teller
 from tests.conftest import Portal
+from tests.metrics.conftest import value
 
 NAMES = {figure.name for figure in figures.ALL}
 TELLERS = {
@@ -86,25 +87,6 @@ def test_a_portal_without_metrics_does_not_load_the_library(tmp_path: Path) -> N
 
 
 # what is told
-
-
-@pytest.fixture
-def told(portal: Portal) -> Iterator[Callable[[], str]]:
-    """What the worker's figures and the database's are now, all in one."""
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    figures.end()
-    registry = CollectorRegistry()
-    figures.begin(Teller.WORKER, registry)
-    figures.begin(Teller.WEB, registry)
-    registry.register(questions.Database(portal.app))
-    yield lambda: generate_latest(registry).decode()
-    figures.end()
-
-
-def value(text: str, name: str) -> float | None:
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)
-    return float(found[1]) if found else None
 
 
 def test_what_waits_is_counted_by_cluster_and_state(portal: Portal, told: Callable[[], str]) -> None:
