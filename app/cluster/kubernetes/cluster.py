@@ -201,8 +201,9 @@ class KubernetesCluster:
                     self._delete_now(PODS, pod)
         self._launcher.room()
         self._events.forget(key)
-        for watch in (self._jobs, self._pods):
-            watch.forget(key)
+        # the last word about them may still be on its way
+        self._jobs.forget(key, owners)
+        self._pods.forget(key)
         self._fresh.pop(key, None)
         if len(self._confirmed) > 1000:
             self._confirmed.clear()

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from app.cluster.kubernetes.breaker import Pulse, backoff
@@ -80,6 +80,7 @@ class Watch:
         self._objects: dict[str, Object] = {}  # by uid
         self._uids: dict[AttemptKey, set[str]] = {}
         self._deleted: OrderedDict[str, tuple[AttemptKey | None, Object]] = OrderedDict()  # by uid
+        self._forgotten: OrderedDict[str, None] = OrderedDict()  # uids
         self._listed_at: float | None = None
         # the thread's own
         self._version = ""  # resourceVersion to go on from; empty: list anew
@@ -123,11 +124,15 @@ class Watch:
         with self._lock:
             return list(self._objects.values())
 
-    def forget(self, key: AttemptKey) -> None:
-        """It is settled: what was deleted is of no use any more."""
+    def forget(self, key: AttemptKey, removed: Iterable[str] = ()) -> None:
+        """It is settled: what was deleted is of no use any more, nor what is told later of objects with these uids."""
         with self._lock:
             for uid in [uid for uid, (owner, _) in self._deleted.items() if owner == key]:
                 del self._deleted[uid]
+            for uid in {*removed, *self._uids.get(key, ())}:
+                self._forgotten[uid] = None
+            while len(self._forgotten) > REMEMBERED:
+                self._forgotten.popitem(last=False)
 
     # watching
 
@@ -281,6 +286,8 @@ class Watch:
         return key
 
     def _remember(self, uid: str, owner: AttemptKey | None, item: Object) -> None:
+        if uid in self._forgotten:
+            return
         self._deleted[uid] = (owner, item)
         self._deleted.move_to_end(uid)
         while len(self._deleted) > REMEMBERED:

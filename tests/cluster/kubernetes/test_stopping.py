@@ -215,3 +215,14 @@ def test_while_that_cannot_be_asked_nothing_is_claimed(site: Site) -> None:
     with pytest.raises(ClusterError):
         site.observe(attempt)
     site.until_phase(attempt, None)
+
+
+def test_what_is_told_of_a_removed_job_later_brings_it_back_to_nobody(site: Site) -> None:
+    attempt = site.launched()
+    site.finish(attempt, site.running_pod(attempt))
+    site.until_phase(attempt, Phase.ENDED)
+    site.fake.script("delete", "jobs", faults.raw(200, b'{"kind": "Status", "status": "Success"}'))
+    site.cluster.remove(attempt.key)
+    site.fake.take_away("jobs", object_name(attempt))  # the server is slow, and its event comes after that
+    site.pods_go(attempt)
+    until(lambda: site.observe(attempt) is None)
