@@ -279,7 +279,31 @@ if (launch) {
   launch.addEventListener("htmx:before:request", () => {
     sent = new Map(fields().map((field) => [field.id, state(field)]));
   });
-  launch.addEventListener("htmx:before:swap", () => {
+  // While the pointer presses Launch nothing is drawn anew: the button might move away from it, and the click be lost.
+  let pressed = false;
+  let missed = false;
+  launch.addEventListener("pointerdown", (event) => {
+    pressed = Boolean(event.target.closest("button:not([name=step])"));
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    addEventListener(end, () => {
+      pressed = false;
+      // after the click, if it is one
+      setTimeout(() => {
+        if (missed) redraw(fields()[0]);
+        missed = false;
+      });
+    });
+  }
+  launch.addEventListener("submit", () => {
+    missed = false;
+  });
+  launch.addEventListener("htmx:before:swap", (event) => {
+    if (pressed) {
+      missed = true;
+      event.preventDefault();
+      return;
+    }
     kept = new Map(fields().filter((field) => sent.get(field.id) !== state(field)).map((field) => [field.id, state(field)]));
   });
   launch.addEventListener("htmx:after:swap", () => {

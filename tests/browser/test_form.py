@@ -135,6 +135,38 @@ def test_enter_launches_and_the_way_back_breaks_nothing(site: Site, page: Page) 
     expect(page).to_have_url(site.job("by-enter-again"))
 
 
+def press_launch(page: Page) -> None:
+    """Hold the button down until what the server says of the field that was left has come."""
+    box = page.get_by_role("button", name="Launch", exact=True).last.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    with page.expect_response("**/draft-fragment") as drawn:
+        page.mouse.down()
+    drawn.value.finished()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_the_button_stays_under_the_pointer_that_presses_it(site: Site, page: Page) -> None:
+    """What was typed last makes the summary longer, which would move the button away."""
+    opens(page, site)
+    name = page.get_by_role("textbox", name="Name", exact=True).input_value()
+    page.get_by_role("textbox", name="Command").fill("true")
+    press_launch(page)
+    page.mouse.up()
+    expect(page).to_have_url(site.job(name))
+
+
+def test_a_press_that_ends_elsewhere_launches_nothing_and_the_summary_follows(site: Site, page: Page) -> None:
+    opens(page, site)
+    before = len(site.jobs())
+    page.get_by_role("textbox", name="Command").fill("true")
+    press_launch(page)
+    page.mouse.move(0, 0)
+    page.mouse.up()
+    expect(page.locator(".summary")).to_contain_text("Runs as")
+    assert len(site.jobs()) == before
+
+
 def test_a_double_click_launches_once(site: Site, page: Page) -> None:
     opens(page, site)
     page.get_by_role("textbox", name="Command").fill("echo once")
