@@ -26,6 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     from app.accounts.routes import bp as accounts_pages
     from app.api import limits
     from app.api.routes import bp as api_pages
+    from app.gate import Gate
     from app.installation import keys
     from app.jobs.api import register as jobs_api
     from app.jobs.routes import bp as jobs_pages
@@ -70,4 +71,5 @@ def create_app(config: Config | None = None) -> Flask:
     components.install(app, config)
     errors.install(app)
     commands.install(app)
+    app.wsgi_app = Gate(app.wsgi_app)  # type: ignore[method-assign]
     return app
