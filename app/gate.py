@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-AT_ONCE = 3
+AT_ONCE = 2
 PATIENCE = 0.1  # seconds; whoever waited so long goes in: those inside wait for something themselves
 
 
