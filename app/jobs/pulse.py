@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, Integer, String, bindparam, func, select
+from sqlalchemy import BindParameter, String, bindparam, func, select
 
 from app.clusters import service as clusters
 from app.clusters.service import ClusterRow
@@ -22,7 +22,7 @@ from app.presets.service import NAME
 QUICK, SLOW = 1, 5  # seconds between polls while something moves, and when nothing does
 STILL = timedelta(seconds=45)  # without a new byte or state for so long, nothing moves
 
-_number: BindParameter[int | None] = bindparam("number", type_=Integer)
+_number: BindParameter[int | None] = bindparam("number", type_=BigId)
 _PULSE = (
     select(
         Job.version,
@@ -42,9 +42,7 @@ _PULSE = (
     )
     .join(ClusterRow, ClusterRow.id == Job.cluster_id)
     .outerjoin(JobAttempt, (JobAttempt.job_id == Job.id) & (JobAttempt.number == func.coalesce(_number, Job.attempt)))
-    .outerjoin(
-        LogStream, (LogStream.attempt_id == JobAttempt.id) & (LogStream.rank == bindparam("rank", type_=Integer))
-    )
+    .outerjoin(LogStream, (LogStream.attempt_id == JobAttempt.id) & (LogStream.rank == bindparam("rank", type_=BigId)))
     .where(Job.org_id == bindparam("org_id", type_=BigId), Job.name == bindparam("name", type_=String))
 )
 
@@ -109,7 +107,7 @@ def read(org_id: int, name: str, rank: int, number: int | None) -> Pulse | None:
     """Of the log of one rank in an attempt, the current one if no number is given. None: no such job in the org."""
     if not NAME.fullmatch(name):  # a database may refuse to be asked for other characters at all
         return None
-    asked = {"org_id": org_id, "name": name, "rank": rank, "number": number}
+    asked = {"org_id": org_id, "name": name, "rank": rank, "number": number or None}
     row = db.session.execute(_PULSE, asked).one_or_none()
     return pulse(row, row, row) if row is not None else None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, union_all
+from sqlalchemy import ColumnElement, Select, delete, func, literal, select, union_all
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import defer
 
@@ -17,7 +17,7 @@ from app.audit import service as audit
 from app.audit.service import Action
 from app.cluster.protocol import Attempt, AttemptKey, Code, JobSpec
 from app.clusters import service as clusters
-from app.database import db, now, transaction
+from app.database import BigId, db, now, transaction
 from app.jobs import spec as specs
 from app.jobs.models import Job, JobAttempt, JobEvent, JobRank, Wish
 from app.jobs.request import LaunchRefused, LaunchRequest, resolve
@@ -286,10 +286,15 @@ def timeline(job: Job) -> list[JobEvent]:
     return list(db.session.scalars(select(JobEvent).where(JobEvent.job_id == job.id).order_by(JobEvent.id)))
 
 
+def _any_number(number: int) -> ColumnElement[int]:
+    """One that somebody typed may be too large for the column, and PostgreSQL then refuses to compare them."""
+    return literal(number, BigId)
+
+
 def attempt_of(job: Job, number: int | None = None) -> JobAttempt | None:
     """One of its attempts; the current one if no number is given."""
     return db.session.scalar(
-        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.number == (number or job.attempt))
+        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.number == _any_number(number or job.attempt))
     )
 
 
@@ -298,7 +303,7 @@ def attempt_and_stream(job: Job, number: int | None, rank: int) -> tuple[JobAtte
     found = db.session.execute(
         select(JobAttempt, LogStream)
         .outerjoin(LogStream, (LogStream.attempt_id == JobAttempt.id) & (LogStream.rank == rank))
-        .where(JobAttempt.job_id == job.id, JobAttempt.number == (number or job.attempt))
+        .where(JobAttempt.job_id == job.id, JobAttempt.number == _any_number(number or job.attempt))
     ).one_or_none()
     return (found[0], found[1]) if found is not None else (None, None)
 

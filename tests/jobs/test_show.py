@@ -378,6 +378,8 @@ def test_the_page_contains_exactly_the_fragments_of_the_poll(
         'style="><script>alert(1)</script>',
         "since=" + "9" * 18,
         "rank=0&attempt=99",
+        "attempt=0&size=0",
+        "attempt=999999999999999999",
     ],
 )
 def test_a_forged_poll_does_no_harm(portal: Portal, bob: Browser, world: World, query: str) -> None:
@@ -386,6 +388,14 @@ def test_a_forged_poll_does_no_harm(portal: Portal, bob: Browser, world: World, 
     answer = bob.client.get(f"{PAGE}/poll?{query}")
     assert answer.status_code == 200
     assert "<script" not in answer.text
+
+
+def test_numbers_that_no_database_can_hold_are_simply_not_there(portal: Portal, bob: Browser) -> None:
+    portal.launch("job")
+    huge = "9" * 18
+    for path in (f"{PAGE}/poll?rank={huge}", f"{PAGE}?rank={huge}"):
+        assert bob.client.get(path).status_code == 404
+    assert bob.client.get(f"{PAGE}?attempt={huge}").status_code == 200
 
 
 # the log of the page
